@@ -1,0 +1,49 @@
+"""The one door for drop-ins: plug-ins, drivers, simulators and the GUI import from here and nowhere else.
+
+Names are loaded when first used, so that a driver does not pay for what only a plug-in needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "data.aberrations": "Aberrations",
+    "data.assemble": "assemble empty_map is_pixel",
+    "data.axes": "Axis Channel StreamSpec",
+    "data.calibration": "Calibration CalibrationSet",
+    "data.clock": "Clock ManualClock MonotonicClock VirtualClock",
+    "data.commands": "BEPS EDS EELS IV AcquireReference AcquireSpectrum Annotate ApplyPulse Approach Blank Command "
+    "Diffraction ForceCurve Lift MoveProbe MoveStage Pause Read Resume Scan ScanPath SetAberrations SetBeam SetBias "
+    "SetDetector SetDrive SetFeedback SetOptics SetPhasePlate SetShift SetSpectrometer Settle Stop Unblank "
+    "VendorRoutine Withdraw",
+    "data.control": "Abort AddPoint Approve Cost Describe Description Disable Enable Event Generation Note Progress "
+    "Rearm Refused Reload Remark Result Run SetBudget SetParameters SetReward Shutdown StateChange TakeControl Trace "
+    "Verdict Veto",
+    "data.driver": "Acquisition Grid Instrument InstrumentInfo",
+    "data.errors": "BusError CalibrationError ContractError DriverError DropInError PlanError Problem ProbeloopError "
+    "RecordError RefusedError SettingsError SharedMemoryError SourceError WireError",
+    "data.frame": "BlockFlag FrameBlock FrameBuffer FrameFlag",
+    "data.limits": "Limits",
+    "data.scan": "Position Region visit_order",
+    "data.settings": "Settings",
+    "data.units": "convert display quantity to_si",
+    "discover": "load_simulator",
+    "plugin.contract": "Checkpoint Context FrameTransform NoParameters Observation Observe Outputs Plan PlanContext "
+    "PlanSteps Policy Reduce Reward Scalarizer ScanTransform Submit Ticket Wait",
+}
+_HOME = {name: module for module, names in _WHERE.items() for name in names.split()}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"probeloop.api has no {name!r}")
+    value = getattr(importlib.import_module(f"probeloop.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

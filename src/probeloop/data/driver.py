@@ -1,0 +1,254 @@
+"""What a driver or a simulator must offer: one required Protocol, and one small Protocol for each thing it can do.
+
+An instrument is what it can do: it lists its commands in `describe().commands`, and offers the verb that `VERBS`
+names for each. The core owns threads, buffers and topics; a driver fills the buffer that it is handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import msgspec
+
+from . import commands as c
+from .axes import Origin, StreamSpec
+from .calibration import Calibration
+from .clock import Clock
+from .control import Scalar
+from .frame import FrameBuffer
+from .limits import Limits
+from .scan import Position
+
+Modality = Literal["stem", "stm", "afm", "none"]
+
+
+class Grid(msgspec.Struct, frozen=True):
+    """Places the scanner can reach: origin + step * (i, j) [m]; step 0 = continuous."""
+
+    origin: tuple[float, float] = (0.0, 0.0)
+    step: tuple[float, float] = (0.0, 0.0)
+
+    def nearest(self, position: Position) -> Position:
+        """Return the reachable place nearest to `position`; the sender does this, the gate never."""
+        x, y = (
+            o + round((p - o) / s) * s if s else p for p, o, s in zip(position, self.origin, self.step, strict=True)
+        )
+        return (x, y)
+
+    def holds(self, position: Position) -> bool:
+        """True when `position` is on the grid, to a millionth of a step."""
+        near = self.nearest(position)
+        return all(abs(p - n) <= 1e-6 * s for p, n, s in zip(position, near, self.step, strict=True) if s)
+
+
+class InstrumentInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What an instrument is.
+
+    commands: names it understands. topics: every topic it may publish, with its largest frame [bytes].
+    safe_state: in order; safe_readback: what read_back() says when it is reached (empty = can't be verified).
+    settling: seconds by command name. beam_current: the highest of the present state [A], for the dose.
+    footprint: probe size for the dose map [m]. interruptible: a scan can be ended within a line.
+    """
+
+    name: str
+    modality: Modality
+    origin: Origin
+    commands: tuple[str, ...]
+    limits: Limits
+    grid: Grid = Grid()
+    topics: dict[str, int] = {}
+    safe_state: tuple[c.Command, ...] = ()
+    safe_readback: dict[str, Scalar] = {}
+    settling: dict[str, float] = {}
+    calibrations: tuple[Calibration, ...] = ()
+    interruptible: bool = True
+    can_wait: bool = False
+    camera_pixels: int = 0
+    park_timeout: float = 0.5
+    footprint: float = 0.0
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """A measurement the hardware has accepted.
+
+    topic, spec: where its frames go and what they are. t_settled_ns: on the instrument's clock; frames exposed
+    before it are flagged SETTLING. frame_period_ns: for the pump to size its blocks. frames: a primed-by-`next`
+    generator: `n = frames.send(buffer)` fills rows [0, n) of the buffer, n >= 1, and raises StopIteration at the
+    end; `frames.close()` aborts it.
+    """
+
+    topic: str
+    spec: StreamSpec
+    frames: Generator[int, FrameBuffer, None]
+    t_settled_ns: int = 0
+    frame_period_ns: int = 0
+    settings: dict[str, Scalar] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Instrument(Protocol):
+    """Required of every driver and simulator."""
+
+    clock: Clock
+
+    def describe(self) -> InstrumentInfo:
+        """Say what the instrument is and can do."""
+        ...
+
+    def read_back(self) -> dict[str, Scalar]:
+        """Return the hardware's own values by name: what it is, not what was asked.
+
+        Names the gate knows: position_x, position_y [m], blanked, beam_current [A], detector_inserted, feedback,
+        bias [V], drive [V], and every knob by its name (C10 ...) [m].
+        """
+        ...
+
+    def make_safe(self) -> None:
+        """Reach the safe state within 0.5 s; called from another thread during any other call, more than once."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the hardware."""
+        ...
+
+
+class Scanner(Protocol):
+    """Moves the probe."""
+
+    def scan(self, command: c.Scan) -> Acquisition:
+        """Begin a scan."""
+        ...
+
+    def move_probe(self, command: c.MoveProbe) -> int:
+        """Move; return when it is settled, on the instrument's clock [ns]."""
+        ...
+
+
+class PathScanner(Protocol):
+    """Visits arbitrary places."""
+
+    def scan_path(self, command: c.ScanPath) -> Acquisition:
+        """Begin a scan along a path."""
+        ...
+
+
+class Camera(Protocol):
+    """A detector with a state, and reference measurements."""
+
+    def set_detector(self, command: c.SetDetector) -> int:
+        """Set it; return when it is settled [ns]."""
+        ...
+
+    def acquire_reference(self, command: c.AcquireReference) -> Acquisition:
+        """Begin a reference measurement."""
+        ...
+
+
+class Beam(Protocol):
+    """A beam that can be taken off the sample."""
+
+    def blank(self, command: c.Blank) -> int:
+        """Blank; return when it is settled [ns]."""
+        ...
+
+    def unblank(self, command: c.Unblank) -> int:
+        """Unblank; return when it is settled [ns]."""
+        ...
+
+
+class BeamCurrent(Protocol):
+    """A beam whose current can be set."""
+
+    def set_beam(self, command: c.SetBeam) -> int:
+        """Set it; return when it is settled [ns]."""
+        ...
+
+
+class Optics(Protocol):
+    """Aberration knobs."""
+
+    def set_aberrations(self, command: c.SetAberrations) -> int:
+        """Turn the knobs; return when they are settled [ns]."""
+        ...
+
+
+class Spectrometer(Protocol):
+    """Measures at a place."""
+
+    def acquire_spectrum(self, command: c.AcquireSpectrum) -> Acquisition:
+        """Begin the measurement; one block of one frame."""
+        ...
+
+
+class Tip(Protocol):
+    """A tip with feedback."""
+
+    def approach(self, command: c.Approach) -> int:
+        """Come into feedback; return when it is settled [ns]."""
+        ...
+
+    def withdraw(self, command: c.Withdraw) -> int:
+        """Go away from the surface; return when it is settled [ns]."""
+        ...
+
+    def set_feedback(self, command: c.SetFeedback) -> int:
+        """Feedback on or held; return when it is settled [ns]."""
+        ...
+
+
+class Bias(Protocol):
+    """A bias that can be set and pulsed."""
+
+    def set_bias(self, command: c.SetBias) -> int:
+        """Ramp to a value; return when it is settled [ns]."""
+        ...
+
+    def apply_pulse(self, command: c.ApplyPulse) -> int:
+        """One pulse; return when it is settled [ns]."""
+        ...
+
+
+class Drive(Protocol):
+    """An excitation that can be set."""
+
+    def set_drive(self, command: c.SetDrive) -> int:
+        """Set it; return when it is settled [ns]."""
+        ...
+
+
+VERBS: dict[str, tuple[str, str]] = {
+    "Scan": ("Scanner", "scan"),
+    "MoveProbe": ("Scanner", "move_probe"),
+    "ScanPath": ("PathScanner", "scan_path"),
+    "SetDetector": ("Camera", "set_detector"),
+    "AcquireReference": ("Camera", "acquire_reference"),
+    "Blank": ("Beam", "blank"),
+    "Unblank": ("Beam", "unblank"),
+    "SetBeam": ("BeamCurrent", "set_beam"),
+    "SetAberrations": ("Optics", "set_aberrations"),
+    "AcquireSpectrum": ("Spectrometer", "acquire_spectrum"),
+    "Approach": ("Tip", "approach"),
+    "Withdraw": ("Tip", "withdraw"),
+    "SetFeedback": ("Tip", "set_feedback"),
+    "SetBias": ("Bias", "set_bias"),
+    "ApplyPulse": ("Bias", "apply_pulse"),
+    "SetDrive": ("Drive", "set_drive"),
+}
+OF_THE_CORE = ("Stop", "Pause", "Resume", "Settle", "Read", "Annotate")
+
+
+def missing_verbs(instrument: Instrument) -> list[str]:
+    """Return, in words, every command that is declared without the verb it needs."""
+    faults = []
+    for name in instrument.describe().commands:
+        if name in OF_THE_CORE:
+            continue
+        if name not in VERBS:
+            faults.append(f"{name}: no verb exists for it in this version")
+        elif not callable(getattr(instrument, VERBS[name][1], None)):
+            faults.append(f"{name}: the method {VERBS[name][1]}() of {VERBS[name][0]} is missing")
+    return faults

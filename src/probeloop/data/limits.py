@@ -1,0 +1,92 @@
+"""Limits of an instrument: what the gate holds every command against. Absent = the driver's own, never none."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from .errors import Problem, SettingsError
+from .scan import Position
+from .settings import Settings
+from .units import quantity
+
+Bounds = tuple[Annotated[float, quantity("", ge=-1e12, le=1e12)], Annotated[float, quantity("", ge=-1e12, le=1e12)]]
+
+
+class Limits(Settings):
+    """Two corners of the allowed region [m], and bounds in SI; None = the instrument has no such thing.
+
+    max_step: longest jump of a single MoveProbe. dose: of the whole run [e]; area_dose: on its maximum [e/m²].
+    flux_per_pixel: of the camera [e/s/px]. knobs: by name (C10 ...). min_bias_engaged: |V| may not go below
+    it in feedback. vendor_routines: allow-list.
+    """
+
+    region: tuple[Position, Position]
+    max_step: Annotated[float, quantity("m", gt=0, le=1)] | None = None
+    max_tip_speed: Annotated[float, quantity("m/s", gt=0, le=1)] | None = None
+    dwell_time: Bounds = (1e-7, 60.0)
+    max_scan_points: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] = 16_777_216
+    dose: Annotated[float, quantity("e", ge=0, le=1e30)] | None = None
+    area_dose: Annotated[float, quantity("e/m^2", ge=0, le=1e40)] | None = None
+    beam_current: Bounds | None = None
+    flux_per_pixel: Annotated[float, quantity("Hz", gt=0, le=1e30)] | None = None
+    knobs: dict[str, Bounds] = {}
+    bias: Bounds | None = None
+    bias_ramp: Annotated[float, quantity("V/s", gt=0, le=1e6)] | None = None
+    min_bias_engaged: Annotated[float, quantity("V", ge=0, le=1000)] | None = None
+    pulses: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] | None = None
+    stage: dict[str, Bounds] = {}
+    camera_length: Bounds | None = None
+    convergence_angle: Bounds | None = None
+    vendor_routines: tuple[str, ...] = ()
+
+    def problems(self) -> list[str]:
+        """Yield pairs that are upside down."""
+        (x0, y0), (x1, y1) = self.region
+        found = [] if x0 <= x1 and y0 <= y1 else ["region: the first corner must be the lower one in x and y"]
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            pairs = value if isinstance(value, dict) else {name: value}
+            for key, pair in pairs.items():
+                is_pair = isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(v, float) for v in pair)
+                if is_pair and pair[0] > pair[1]:
+                    found.append(f"{name}.{key}: {pair[0]:g} is above {pair[1]:g}")
+        return found
+
+
+def tightened(own: Limits, wanted: Limits, where: str = "limits") -> Limits:
+    """Return the driver's `own` limits narrowed to `wanted`; raises SettingsError where that would loosen one."""
+    problems: list[Problem] = []
+    merged: dict[str, object] = {}
+    for name in Limits.__struct_fields__:
+        mine, new = getattr(own, name), getattr(wanted, name)
+        default = Limits.__struct_defaults__
+        merged[name] = mine
+        if new is None or new == {} or new == () or (name != "region" and new in default and new != mine):
+            continue
+        if _looser(name, mine, new):
+            problems.append(Problem(f"{where}.{name}", f"{new!r} is looser than the instrument's own", repr(mine)))
+        else:
+            merged[name] = {**mine, **new} if isinstance(mine, dict) else new
+    if problems:
+        raise SettingsError(problems)
+    return Limits(**merged)  # type: ignore[arg-type]
+
+
+def _looser(name: str, mine: object, new: object) -> bool:
+    if mine is None:
+        return False
+    if name == "region":
+        own, wanted = np.asarray(mine), np.asarray(new)
+        return bool(np.any(wanted[0] < own[0]) or np.any(wanted[1] > own[1]))
+    if isinstance(mine, dict) and isinstance(new, dict):
+        return any(key not in mine or _looser(key, mine[key], new[key]) for key in new)
+    if name == "vendor_routines":
+        return not set(new) <= set(mine)  # type: ignore[call-overload]
+    if isinstance(mine, tuple) and isinstance(new, tuple):
+        return bool(new[0] < mine[0] or new[1] > mine[1])
+    if name == "min_bias_engaged":
+        return bool(new < mine)  # type: ignore[operator]
+    return bool(new > mine)  # type: ignore[operator]

@@ -1,0 +1,241 @@
+"""What a drop-in is. One file, one class; the host owns processes, threads, buffers and topics.
+
+Kinds: FrameTransform (N frames in, N out), ScanTransform (a scan in, results now and then), Policy (where next),
+Scalarizer (spectrum to one number), Reward, Plan (a generator of commands).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.axes import StreamSpec
+from ..data.calibration import CalibrationSet
+from ..data.commands import Command
+from ..data.control import Cause, Cost, Result
+from ..data.driver import InstrumentInfo
+from ..data.frame import FrameBlock
+from ..data.scan import Position
+from ..data.settings import Settings
+
+Outputs = Mapping[str, NDArray[Any]]
+
+
+class NoParameters(Settings):
+    """For a drop-in with nothing to set."""
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What a drop-in is told once. device: "cpu" or "cuda"."""
+
+    name: str = ""
+    seed: int = 0
+    calibrations: CalibrationSet = CalibrationSet()
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """One measurement, as a policy hears of it; bulk data stay on `topic` at (generation, index)."""
+
+    position: Position
+    value: float
+    sigma: float = 0.0
+    valid: bool = True
+    topic: str = ""
+    generation: int = 0
+    index: int = -1
+    time_ns: int = 0
+    reason: str = ""
+
+
+class DropIn(ABC):
+    """Common to all kinds: `Parameters`, and `parameters`, which the host replaces between two blocks."""
+
+    Parameters: ClassVar[type[Settings]] = NoParameters
+    parameters: Any
+
+    def __init__(self, parameters: Settings | None = None, context: Context | None = None) -> None:
+        self.parameters = parameters if parameters is not None else self.Parameters()
+        self.context = context or Context()
+
+    def close(self) -> None:  # noqa: B027 - most drop-ins hold nothing
+        """Let go of what the drop-in holds."""
+
+
+class FrameTransform(DropIn):
+    """N frames in, N results out; the host copies scan_index, position, time, dose and flags."""
+
+    may_be_nan: ClassVar[bool] = False
+    memory_mb: ClassVar[int] = 1024
+
+    @abstractmethod
+    def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
+        """Return every output's spec by its short name, for frames of `spec`, before any frame flows.
+
+        Raises CalibrationError or SettingsError when it can't work on them.
+        """
+
+    @abstractmethod
+    def process(self, block: FrameBlock) -> Outputs:
+        """Return (N, ...) arrays by output name. `block.data` is valid until this returns."""
+
+
+class ScanTransform(DropIn):
+    """A scan in, results now and then. `every` says when `update` may emit; `takes` what it is given.
+
+    takes "blocks": update(block). takes "map": update(map, mask) with the NaN-filled map so far, (*nav, *frame).
+    """
+
+    every: ClassVar[Literal["block", "rows", "seconds", "scan"]] = "seconds"
+    interval: ClassVar[float] = 0.25
+    takes: ClassVar[Literal["blocks", "map"]] = "map"
+    may_be_nan: ClassVar[bool] = False
+    memory_mb: ClassVar[int] = 1024
+
+    @abstractmethod
+    def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
+        """Return every output's spec by its short name."""
+
+    def begin(self, spec: StreamSpec) -> None:
+        """Be told that a scan begins."""
+
+    @abstractmethod
+    def update(self, data: Any, mask: NDArray[np.bool_] | None = None) -> Outputs | None:
+        """Take a block, or the map so far and where it is measured; return outputs (1, ...) or None."""
+
+    def end(self, aborted: bool) -> Outputs | None:
+        """Return the last outputs of the scan, or None."""
+        return None
+
+
+class Scalarizer(DropIn):
+    """A spectrum becomes one number."""
+
+    units: ClassVar[str] = ""
+
+    @abstractmethod
+    def scalarize(self, spectrum: NDArray[Any], spec: StreamSpec) -> tuple[float, float, bool]:
+        """Return (value, sigma, valid) of one frame of `spec`; sigma NaN = unknown."""
+
+
+class Policy(DropIn):
+    """Where to measure next. Randomness only from `self.rng`, so that a run can be repeated."""
+
+    def __init__(self, parameters: Settings | None = None, context: Context | None = None) -> None:
+        super().__init__(parameters, context)
+        self.rng = np.random.default_rng(self.context.seed)
+
+    @abstractmethod
+    def context_images(self, candidates: NDArray[np.float64], shape: tuple[int, int], images: Outputs) -> None:
+        """Be told the candidates (N, 2) (x, y) [m] on a map of `shape`, and images of it by topic (may be none)."""
+
+    @abstractmethod
+    def suggest(self, n: int) -> Sequence[Position]:
+        """Return up to n candidates to measure next, best first; none = finished."""
+
+    def tell(self, observations: Sequence[Observation]) -> None:
+        """Be told what was measured, invalid ones included."""
+
+
+class Reward(DropIn):
+    """What an observation is worth."""
+
+    @abstractmethod
+    def reward(self, observation: Observation, cost: Cost) -> float:
+        """Return the reward of a valid observation."""
+
+
+class Submit(msgspec.Struct, frozen=True):
+    """Plan step: hand over a command, get a Ticket at once."""
+
+    command: Command
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    """A command that is on its way."""
+
+    id: int
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Plan step: get the results of tickets, in their order, as a tuple of Result."""
+
+    tickets: tuple[Ticket, ...]
+
+
+class Observe(msgspec.Struct, frozen=True):
+    """Plan step: get what a scalarizer (its name in the rig) makes of a result, as a tuple of Observation."""
+
+    result: Result
+    scalarizer: str
+
+
+class Reduce(msgspec.Struct, frozen=True):
+    """Plan step: get `function(map)` as a tuple of floats, recorded.
+
+    topic: an input of the plan; the map is that of the result's generation, NaN where nothing is, complete when
+    the scan has ended. `function` is pure: a resumed plan is fed its recorded value and never calls it again.
+    """
+
+    result: Result
+    topic: str
+    function: Callable[[NDArray[Any]], tuple[float, ...]]
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """Plan step: how far it is (0-1), and a line for the operator."""
+
+    progress: float
+    message: str = ""
+
+
+Step = Command | Submit | Wait | Observe | Reduce | Checkpoint
+PlanSteps = Generator[Any, Any, dict[str, Any]]
+
+
+class PlanContext(msgspec.Struct, frozen=True):
+    """All that a plan may look at besides the answers to its steps.
+
+    rng: the only source of chance. info: the instrument. policy: by name, made by the host with a seed of its own.
+    inputs: topics the rig joined to the plan. budget_count: points the operator allows, None = no limit.
+    """
+
+    rng: np.random.Generator
+    info: InstrumentInfo
+    make_policy: Callable[[str, Mapping[str, Any]], Policy]
+    inputs: tuple[str, ...] = ()
+    scalarizers: tuple[str, ...] = ()
+    spectra: Mapping[str, Any] = {}
+
+
+class Plan(DropIn):
+    """A deterministic generator of (parameters, seed, answers): no clock, no file, no global.
+
+    It yields steps and is sent their answers: a command gives its Result; Submit a Ticket; Wait, Observe, Reduce
+    tuples; Checkpoint None. It returns a summary (plain data) that must hold "succeeded": bool and "message".
+    A refused command raises RefusedError, a failed one DriverError, at the yield.
+    """
+
+    @abstractmethod
+    def run(self, ctx: PlanContext) -> PlanSteps:
+        """Yield steps."""
+
+
+KINDS: tuple[type[DropIn], ...] = (FrameTransform, ScanTransform, Scalarizer, Policy, Reward, Plan)
+
+
+def kind_of(cls: type[DropIn]) -> str:
+    """Return the name of the kind a class is of."""
+    return next(kind.__name__ for kind in KINDS if issubclass(cls, kind))
+
+
+__all__ = [
+    "KINDS", "Cause", "Checkpoint", "Context", "DropIn", "FrameTransform", "NoParameters", "Observation", "Observe",
+    "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Reduce", "Reward", "Scalarizer", "ScanTransform",
+    "Step", "Submit", "Ticket", "Wait", "kind_of",
+]  # fmt: skip
