@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 _WHERE = {
-    "data.aberrations": "Aberrations",
+    "data.aberrations": "Aberrations blur_radius chi interaction strehl wavelength",
     "data.assemble": "assemble empty_map is_pixel",
     "data.axes": "Axis Channel StreamSpec",
     "data.calibration": "Calibration CalibrationSet",
@@ -31,7 +31,7 @@ _WHERE = {
     "data.units": "convert display quantity to_si",
     "discover": "load_simulator",
     "plugin.contract": "Checkpoint Context FrameTransform NoParameters Observation Observe Outputs Plan PlanContext "
-    "PlanSteps Policy Reduce Reward Scalarizer ScanTransform Submit Ticket Wait",
+    "PlanSteps Policy Propose Reduce Reward Scalarizer ScanTransform Submit Ticket Wait",
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names.split()}
 __all__ = sorted(_HOME)

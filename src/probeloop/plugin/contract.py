@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..data.axes import StreamSpec
 from ..data.calibration import CalibrationSet
-from ..data.commands import Command
+from ..data.commands import Command, SpectrumKind
 from ..data.control import Cause, Cost, Result
 from ..data.driver import InstrumentInfo
 from ..data.frame import FrameBlock
@@ -194,7 +194,17 @@ class Checkpoint(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-Step = Command | Submit | Wait | Observe | Reduce | Checkpoint
+class Propose(msgspec.Struct, frozen=True):
+    """Plan step: get the positions to measure now, as a tuple of Position.
+
+    These are the proposed ones, less those the operator vetoes where approval is asked for, and behind them those
+    that the operator added.
+    """
+
+    positions: tuple[Position, ...]
+
+
+Step = Command | Submit | Wait | Observe | Reduce | Propose | Checkpoint
 PlanSteps = Generator[Any, Any, dict[str, Any]]
 
 
@@ -202,7 +212,8 @@ class PlanContext(msgspec.Struct, frozen=True):
     """All that a plan may look at besides the answers to its steps.
 
     rng: the only source of chance. info: the instrument. policy: by name, made by the host with a seed of its own.
-    inputs: topics the rig joined to the plan. budget_count: points the operator allows, None = no limit.
+    inputs: topics the rig joined to the plan. scalarizers: their names in the rig. spectra: kinds of spectrum the rig
+    names, the first one being its own choice.
     """
 
     rng: np.random.Generator
@@ -210,15 +221,17 @@ class PlanContext(msgspec.Struct, frozen=True):
     make_policy: Callable[[str, Mapping[str, Any]], Policy]
     inputs: tuple[str, ...] = ()
     scalarizers: tuple[str, ...] = ()
-    spectra: Mapping[str, Any] = {}
+    spectra: Mapping[str, SpectrumKind] = {}
 
 
 class Plan(DropIn):
     """A deterministic generator of (parameters, seed, answers): no clock, no file, no global.
 
-    It yields steps and is sent their answers: a command gives its Result; Submit a Ticket; Wait, Observe, Reduce
-    tuples; Checkpoint None. It returns a summary (plain data) that must hold "succeeded": bool and "message".
-    A refused command raises RefusedError, a failed one DriverError, at the yield.
+    It yields steps and is sent their answers: a command gives its Result; Submit a Ticket; Wait, Observe, Reduce,
+    Propose tuples; Checkpoint None. It returns a summary (plain data) that must hold "succeeded": bool and "message".
+    A refused command raises RefusedError, a failed one DriverError, at the yield. A plan that is out of budget,
+    aborted or stopped gets a RefusedError whose `limit` is "budget", "abort" or "stop" at its next step: it may
+    catch it to return what it has, but gets no further answer.
     """
 
     @abstractmethod
@@ -236,6 +249,6 @@ def kind_of(cls: type[DropIn]) -> str:
 
 __all__ = [
     "KINDS", "Cause", "Checkpoint", "Context", "DropIn", "FrameTransform", "NoParameters", "Observation", "Observe",
-    "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Reduce", "Reward", "Scalarizer", "ScanTransform",
-    "Step", "Submit", "Ticket", "Wait", "kind_of",
+    "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Propose", "Reduce", "Reward", "Scalarizer",
+    "ScanTransform", "Step", "Submit", "Ticket", "Wait", "kind_of",
 ]  # fmt: skip
