@@ -1,1 +1,1 @@
-"""probeloop."""
+"""Frames, commands and events between the processes of one rig."""

@@ -1,0 +1,125 @@
+"""Credits: a source that can wait stays behind the slowest living lossless reader.
+
+Each credit reader keeps the index after its last finished block in a row of the rig's ledger, and rings the topic's
+credit event when the source has said that it waits. A killed reader's row is dropped by the waiting source.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import iceoryx2 as iox2
+
+from .ledger import CREDIT, TOPIC, Row
+from .node import Bus, node_of, store_node
+
+WAITING = 2
+_LOOK_AGAIN_S = 0.05
+
+
+class ReaderCredit:
+    """The credit of one reader; used by the thread that reads."""
+
+    def __init__(self, bus: Bus, topic: str, finished: int) -> None:
+        self._bus = bus
+        self._topic_words = bus.ledger.claim(TOPIC, topic, shared=True).words
+        self._service = bus.event_service(f"{topic}/credit")
+        self._notifier = bus.retry(self._service.notifier_builder().create, f"give credit on {topic!r}")
+        with bus.ledger.locked():
+            self._row = bus.ledger.claim(CREDIT, topic, bus.process)
+            self._row.words[0] = finished
+            store_node(self._row.words, bus.node_id)
+
+    def finish(self, index: int) -> None:
+        """Say that everything before `index` is finished."""
+        self._row.words[0] = index
+        if self._topic_words[WAITING]:
+            self._notifier.notify()
+
+    def close(self) -> None:
+        """Take the credit out of the source's way."""
+        self._bus.ledger.release(self._row)
+        self._notifier.notify()
+        self._notifier.delete()
+
+
+class CreditBook:
+    """The source's side: how many of its blocks are sent and not finished."""
+
+    def __init__(self, bus: Bus, topic: str) -> None:
+        self.depth = 1
+        self._bus, self._topic = bus, topic
+        self._words = bus.ledger.claim(TOPIC, topic, shared=True).words
+        self._service = bus.event_service(f"{topic}/credit")
+        self._listener: Any = bus.retry(self._service.listener_builder().create, f"wait for credit on {topic!r}")
+        self._ends: deque[int] = deque()
+        self._rows: list[Row] = []
+        self._free = 0
+
+    def sent(self, end: int) -> None:
+        """Note a block whose last frame precedes `end`."""
+        self._ends.append(end)
+        self._free -= 1
+
+    def _slowest(self) -> Row | None:
+        self._rows = self._bus.ledger.rows(CREDIT, self._topic)
+        return min(self._rows, key=lambda row: row.words[0], default=None)
+
+    def _look(self) -> bool:
+        """Count the blocks that may be sent; the rows are read again only when that count is used up."""
+        if self._free > 0:
+            return True
+        slowest = self._slowest()
+        if slowest is None:
+            self._ends.clear()
+            # with no credit reader look again soon: one may join
+            self._free = 1
+            return True
+        finished = slowest.words[0]
+        while self._ends and self._ends[0] <= finished:
+            self._ends.popleft()
+        self._free = self.depth - len(self._ends)
+        return self._free > 0
+
+    @property
+    def blocked_on(self) -> str | None:
+        """The process of the slowest reader while there is no credit left, else None."""
+        if self._look():
+            return None
+        slowest = self._slowest()
+        return slowest.owner if slowest is not None else None
+
+    def wait(self, timeout_s: float, cancelled: Callable[[], bool] | None = None) -> bool:
+        """Wait for credit; False = timeout or cancelled [s]."""
+        if self._look():
+            return True
+        deadline = time.monotonic() + timeout_s
+        self._words[WAITING] = 1
+        try:
+            while not self._look():
+                if cancelled is not None and cancelled():
+                    return False
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._listener.timed_wait(iox2.Duration.from_secs_f64(min(left, _LOOK_AGAIN_S)))
+                if not self._look():
+                    self.drop_dead()
+            return True
+        finally:
+            self._words[WAITING] = 0
+
+    def drop_dead(self) -> list[str]:
+        """Release the credits of killed readers; return their processes [0.3 ms]."""
+        alive = self._bus.alive_nodes()
+        dead = [row for row in self._bus.ledger.rows(CREDIT, self._topic) if node_of(row.words) not in alive]
+        for row in dead:
+            self._bus.ledger.release(row)
+        return [row.owner for row in dead]
+
+    def close(self) -> None:
+        """Leave the credit event."""
+        self._listener.delete()

@@ -1,0 +1,210 @@
+"""One process on the bus of one rig."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import iceoryx2 as iox2
+
+from ..data.errors import BusError
+from .ledger import CREDIT, Ledger
+
+T = TypeVar("T")
+iox2.set_log_level(iox2.LogLevel.Fatal)
+
+_local: dict[str, tuple[Ledger, int]] = {}
+_local_lock = threading.Lock()
+_ATTEMPTS = 50
+
+
+def shared_memory_folder() -> Path:
+    """Return where shared memory lives as files (elsewhere than Linux: the temporary folder)."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() else Path(tempfile.gettempdir())
+
+
+def rig_prefix(rig_id: str) -> str:
+    """Return the prefix of every file of a rig: readable, and unique through a hash."""
+    word = re.sub(r"[^A-Za-z0-9-]", "-", rig_id)[:24]
+    return f"iox2_{word}_{hashlib.sha256(rig_id.encode()).hexdigest()[:8]}_"
+
+
+class Bus:
+    """The node of this process on the bus of one rig; one per process, a context manager.
+
+    local=True keeps everything inside this process (ServiceType.Local), the fast test mode: every Bus of the same
+    rig id in this process meets the others. Two rigs on a host never meet, their files carry different prefixes.
+    Threads: a Bus may be used by any thread. A port (Publisher, Subscriber, Server, Client, ...) may be made in one
+    thread and used in another, but only by one thread at a time.
+    """
+
+    def __init__(self, rig_id: str, process: str, *, local: bool = False) -> None:
+        """Join the rig; raises BusError or SharedMemoryError."""
+        self.rig_id, self.process, self.local = rig_id, process, local
+        self.prefix = rig_prefix(rig_id)
+        self.service_type = iox2.ServiceType.Local if local else iox2.ServiceType.Ipc
+        self.config = iox2.config.default()
+        self.config.global_cfg.prefix = iox2.FileName.new(self.prefix)
+        self._closed = False
+        self._stale: list[str] = []
+        with self._joined_ledger() as ledger:
+            self.ledger = ledger
+            if not local:
+                self._sweep()
+            self.node: Any = self.retry(self._make_node, f"join the rig {rig_id!r}")
+        self.node_id = int(self.node.id.value)
+
+    def _make_node(self) -> Any:
+        return (
+            iox2.NodeBuilder.new()
+            .name(iox2.NodeName.new(self.process[:100]))
+            .config(self.config)
+            .signal_handling_mode(iox2.SignalHandlingMode.Disabled)
+            .create(self.service_type)
+        )
+
+    @contextlib.contextmanager
+    def _joined_ledger(self) -> Iterator[Ledger]:
+        """Yield the rig's ledger, locked."""
+        if self.local:
+            with _local_lock:
+                ledger, users = _local.get(self.rig_id, (None, 0))
+                ledger = ledger or Ledger(None)
+                _local[self.rig_id] = (ledger, users + 1)
+            with ledger.locked():
+                yield ledger
+            return
+        path = shared_memory_folder() / f"{self.prefix}ledger"
+        while True:
+            ledger = Ledger(path)
+            with ledger.locked():
+                if ledger.current:  # else the last process of the rig removed it while this one waited
+                    yield ledger
+                    return
+            ledger.close()
+
+    def _sweep(self) -> None:
+        """Under the lock: remove what killed processes left, everything when none of the rig lives."""
+        for state in self._states():
+            if isinstance(state, iox2.NodeState.Dead):
+                self._stale.append(self._name_of(state))
+                with contextlib.suppress(iox2.NodeCleanupFailure):
+                    state[0].try_remove_stale_resources()
+        if self.alive_nodes():
+            return
+        self.ledger.clear()
+        for path in self._files():
+            if path != self.ledger.path:
+                path.unlink(missing_ok=True)
+                self._stale.append(path.name)
+
+    def _files(self) -> list[Path]:
+        services = Path(tempfile.gettempdir()) / "iceoryx2" / "services"
+        return [path for folder in (shared_memory_folder(), services) for path in folder.glob(f"{self.prefix}*")]
+
+    def _states(self) -> list[Any]:
+        try:
+            return list(iox2.Node.list(self.service_type, self.config))
+        except iox2.NodeListFailure as error:
+            raise BusError(f"can't list the processes of rig {self.rig_id!r}: {error}") from error
+
+    @staticmethod
+    def _name_of(state: Any) -> str:
+        details = state[0].details
+        return str(details.name) if details is not None else str(state[0].id.value)
+
+    def alive_nodes(self) -> set[int]:
+        """Return the ids of the rig's living processes (a stopped one counts as alive) [0.3 ms]."""
+        return {
+            int(state[0].id.value)
+            for state in self._states()
+            if isinstance(state, iox2.NodeState.Alive | iox2.NodeState.Inaccessible)
+        }
+
+    def clean_stale(self) -> list[str]:
+        """Remove nodes, files and credits of killed processes; return their names, those found at the start too."""
+        found, self._stale = self._stale, []
+        with self.ledger.locked():
+            for state in self._states():
+                if isinstance(state, iox2.NodeState.Dead):
+                    found.append(self._name_of(state))
+            self.node.try_cleanup_dead_nodes()
+            alive = self.alive_nodes()
+            for row in self.ledger.rows(CREDIT):
+                if node_of(row.words) not in alive:
+                    self.ledger.release(row)
+        return found
+
+    def retry(self, make: Callable[[], T], what: str) -> T:
+        """Return make(), tried again while another process is half-way through the same; raises BusError."""
+        pause = threading.Event()
+        for attempt in range(_ATTEMPTS):
+            try:
+                return make()
+            except Exception as error:
+                # the binding derives its errors from Exception one by one; anything else is our own mistake
+                if not type(error).__module__.startswith("iceoryx2"):
+                    raise
+                if attempt == _ATTEMPTS - 1:
+                    raise BusError(
+                        f"can't {what}: {error}", "is an older version of the rig still running?"
+                    ) from error
+                node = getattr(self, "node", None)
+                if node is not None and attempt % 5 == 0:
+                    node.try_cleanup_dead_nodes()
+                pause.wait(0.002 * (1 + attempt // 5))
+        raise AssertionError
+
+    def event_service(self, name: str) -> Any:
+        """Return the event service `name`, the wake-up of a topic or a server."""
+
+        def make() -> Any:
+            builder = self.node.service_builder(iox2.ServiceName.new(name)).event()
+            return builder.max_listeners(64).max_notifiers(64).max_nodes(64).open_or_create()
+
+        return self.retry(make, f"open the event {name!r}")
+
+    def close(self) -> None:
+        """Leave the rig; the last process to leave removes the rig's files. Close ports first."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.local:
+            del self.node
+            with _local_lock:
+                ledger, users = _local[self.rig_id]
+                if users > 1:
+                    _local[self.rig_id] = (ledger, users - 1)
+                else:
+                    del _local[self.rig_id]
+            return
+        with self.ledger.locked():
+            del self.node
+            last = not self.alive_nodes()
+            if last:
+                for path in self._files():
+                    path.unlink(missing_ok=True)
+        self.ledger.close()
+
+    def __enter__(self) -> Bus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def node_of(words: memoryview) -> int:
+    """Read the node id that `store_node` wrote."""
+    return (words[2] << 62) | words[1]
+
+
+def store_node(words: memoryview, node_id: int) -> None:
+    """Write a node id (96 bits) into words 1 and 2 of a ledger row."""
+    words[1], words[2] = node_id & ((1 << 62) - 1), node_id >> 62

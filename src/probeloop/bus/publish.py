@@ -1,0 +1,238 @@
+"""The writing end of a topic: memory loaned in shared memory, filled in place, sent without a copy."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..data.axes import StreamSpec
+from ..data.errors import BusError, WireError
+from ..data.frame import LAYOUT, BlockFlag, FrameBuffer, block_bytes
+from .credit import CreditBook
+from .header import HEADER
+from .ledger import TOPIC
+from .node import Bus
+from .stats import PublisherStats
+from .topic import (
+    LINE,
+    SPEC_BYTES,
+    SPEC_DEPTH,
+    Announcement,
+    BytesPublisher,
+    data_publisher,
+    data_service,
+    lines,
+    size_class,
+    spec_service,
+)
+
+_CACHED_VIEWS = 4096
+NO_FLAGS = BlockFlag(0)
+NEXT_INDEX, JOINS, WAITING, ANNOUNCED = 0, 1, 2, 3
+
+
+class Publisher:
+    """Sends blocks on one topic; one thread at a time.
+
+    Two publishers of a topic may exist for a hand-over, but only one may send at a time: the index continues from
+    the rig's ledger, so it is never reused, not even after a SIGKILL.
+    """
+
+    def __init__(self, bus: Bus, topic: str, max_block_bytes: int, source_waits: bool = False) -> None:
+        """Reserve the memory of a publisher whose blocks have at most `max_block_bytes`.
+
+        source_waits: the source obeys the readers' credits (`wait_for_credit`).
+        Raises SharedMemoryError when there is too little, BusError for a third publisher.
+        """
+        self.bus, self.topic = bus, topic
+        self._words = bus.ledger.claim(TOPIC, topic, shared=True).words
+        self._specs = BytesPublisher(
+            bus, spec_service(bus, topic), f"topic {topic!r}", size=SPEC_BYTES, depth=SPEC_DEPTH
+        )
+        self._wake_service = bus.event_service(f"{topic}/wake")
+        self._notifier = bus.retry(self._wake_service.notifier_builder().create, f"notify on {topic!r}")
+        self.credits = CreditBook(bus, topic) if source_waits else None
+        self._spec: StreamSpec | None = None
+        self._joins = -1
+        self._port: Any = None
+        self._blocks = self._frames = self._bytes = 0
+        self._open(max_block_bytes)
+
+    def _open(self, max_block_bytes: int) -> None:
+        """Make the port for blocks up to this size and name its service to the readers."""
+        old = self._port
+        sizes = size_class(max_block_bytes)
+        service = data_service(self.bus, self.topic, sizes)
+        port = data_publisher(self.bus, service, self.topic, sizes, max_block_bytes)
+        if old is not None:
+            old.delete()  # readers keep its memory until they have drained it
+        self.sizes, self.max_block_bytes = sizes, max_block_bytes
+        self._service, self._port = service, port
+        self._loaned: dict[int, tuple[Any, FrameBuffer, memoryview]] = {}
+        self._views: dict[tuple[int, int], tuple[FrameBuffer, memoryview]] = {}
+        if self.credits is not None:
+            self.credits.depth = sizes.depth
+        self._tell(Announcement(sizes.slot, self.next_index, -1, None))
+
+    @property
+    def next_index(self) -> int:
+        """Index of the next frame of this topic."""
+        return self._words[NEXT_INDEX]
+
+    @property
+    def readers(self) -> int:
+        """How many readers the topic has (a killed one counts until it is cleaned up)."""
+        return int(self._service.dynamic_config.number_of_subscribers)
+
+    @property
+    def stats(self) -> PublisherStats:
+        """What was sent so far."""
+        reserved = self.sizes.reserved(self.max_block_bytes)
+        return PublisherStats(self._blocks, self._frames, self._bytes, reserved)
+
+    def _tell(self, announcement: Announcement) -> None:
+        self._specs.send(msgspec.msgpack.encode(announcement))
+        self._words[ANNOUNCED] += 1
+        self._notifier.notify()
+
+    def announce(self, spec: StreamSpec, generation: int) -> None:
+        """Say what the blocks of `generation` from here on are; must precede them.
+
+        A frame that is larger than the blocks so far moves the topic to a larger size class.
+        Raises BusError while a buffer is loaned.
+        """
+        if self._loaned:
+            raise BusError(f"topic {self.topic!r} is announced while a block is being filled", "send or discard it")
+        smallest = block_bytes(spec, 1)
+        if smallest > self.max_block_bytes:
+            self._open(smallest)
+        if spec is not self._spec:
+            self._views.clear()
+            self._spec = spec
+        self._tell(Announcement(self.sizes.slot, self.next_index, generation, spec))
+
+    def loan(self, capacity: int) -> FrameBuffer:
+        """Return memory for up to `capacity` frames, to be filled in place and given to `send` or `discard`.
+
+        Its contents are those of an older block. For a ragged topic `capacity` counts items and `data` is the whole
+        rest of the slot. Raises BusError before `announce`, when it doesn't fit, or when 4 buffers are out.
+        """
+        spec = self._spec
+        if spec is None:
+            raise BusError(f"topic {self.topic!r} was never announced", "announce its spec first")
+        size = self.max_block_bytes if spec.kind == "ragged" else block_bytes(spec, capacity)
+        if size > self.max_block_bytes:
+            raise BusError(
+                f"{capacity} frames of {self.topic!r} are {size} bytes, a block holds {self.max_block_bytes}",
+                "fewer frames a block",
+            )
+        try:
+            sample = self._port.loan_slice_uninit(-(-size // LINE))
+        except Exception as error:
+            raise BusError(f"no free block on {self.topic!r}: {error}", "send or discard what was loaned") from error
+        address = sample.payload_ptr
+        view = self._views.get((address, capacity))
+        if view is None:
+            view = self._lay_out(address, size, capacity, spec)
+        buffer, header = view
+        self._loaned[id(buffer)] = (sample, buffer, header)
+        return buffer
+
+    def _lay_out(self, address: int, size: int, capacity: int, spec: StreamSpec) -> tuple[FrameBuffer, memoryview]:
+        memory = (ctypes.c_uint8 * (lines(size) * LINE)).from_address(address)
+        buffer = FrameBuffer.over(np.frombuffer(memoryview(memory), np.uint8), spec, capacity)
+        if len(self._views) >= _CACHED_VIEWS:
+            self._views.clear()
+        view = (buffer, memoryview(memory).cast("B")[: HEADER.size])
+        self._views[address, capacity] = view
+        return view
+
+    def send(
+        self,
+        buffer: FrameBuffer,
+        count: int,
+        *,
+        flags: BlockFlag = NO_FLAGS,
+        generation: int,
+        revision: int = 0,
+        source_index: int = -1,
+        exposed_ns: int = 0,
+        payload_bytes: int | None = None,
+        checksum: int = 0,
+    ) -> int:
+        """Publish rows [0, count) of a loaned buffer and wake the readers; return the index of its first frame.
+
+        payload_bytes: needed for a ragged block alone. Raises WireError for a count beyond the capacity, BusError
+        for a buffer that isn't loaned.
+        """
+        if not 0 <= count <= buffer.capacity:
+            raise WireError(f"{count} frames in a block of {buffer.capacity}")
+        try:
+            sample, _, header = self._loaned.pop(id(buffer))
+        except KeyError:
+            raise BusError(f"this buffer is not on loan from {self.topic!r}", "loan, fill, send once") from None
+        size = count * buffer.spec.frame_bytes if payload_bytes is None else payload_bytes
+        words = self._words
+        index = words[NEXT_INDEX]
+        HEADER.pack_into(
+            header, 0, LAYOUT, flags, index, count, buffer.capacity, generation, revision, source_index,
+            time.monotonic_ns(), exposed_ns, size, checksum,
+        )  # fmt: skip
+        words[NEXT_INDEX] = index + count  # before the block is out: a kill in between loses, never repeats
+        if words[JOINS] != self._joins:
+            self.refresh()
+        sample.assume_init().send()
+        self._notifier.notify()
+        if self.credits is not None:
+            self.credits.sent(index + count)
+        self._blocks += 1
+        self._frames += count
+        self._bytes += size
+        return index
+
+    def discard(self, buffer: FrameBuffer) -> None:
+        """Give a loaned buffer back unsent."""
+        loan = self._loaned.pop(id(buffer), None)
+        if loan is not None:
+            loan[0].delete()
+
+    def refresh(self) -> None:
+        """Connect late joiners and give them the newest spec; an idle owner calls it every 100 ms."""
+        joins = self._words[JOINS]
+        self._specs.port.update_connections()
+        self._port.update_connections()
+        if joins != self._joins:
+            self._joins = joins
+            self._words[ANNOUNCED] += 1
+            self._notifier.notify()
+
+    @property
+    def blocked_on(self) -> str | None:
+        """The process whose reader holds the source back, or None."""
+        return self.credits.blocked_on if self.credits is not None else None
+
+    def wait_for_credit(self, timeout_s: float, cancelled: Callable[[], bool] | None = None) -> bool:
+        """Wait until the slowest living credit reader has room for another block; False = timeout or cancelled."""
+        return self.credits is None or self.credits.wait(timeout_s, cancelled)
+
+    def close(self) -> None:
+        """Leave the topic; what was sent stays readable. Harmless when closed already."""
+        if self._port is None:
+            return
+        for sample, _, _ in self._loaned.values():
+            sample.delete()
+        self._loaned.clear()
+        self._views.clear()
+        if self.credits is not None:
+            self.credits.close()
+        self._port.delete()
+        self._specs.port.delete()
+        self._notifier.delete()
+        self._port = None
+        self._service = self._wake_service = None
+        self._words = memoryview(b"")

@@ -1,0 +1,150 @@
+"""Requests and replies as byte strings: the control service of every process."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Any
+
+import iceoryx2 as iox2
+
+from ..data.errors import BusError
+from .node import Bus
+
+_BODY_BYTES = 4096
+_CLIENTS = 32
+_SLICE_S = 0.5
+
+Respond = Callable[[bytes], None]
+
+
+def _service(bus: Bus, name: str) -> Any:
+    element = iox2.Slice[ctypes.c_uint8]
+
+    def make() -> Any:
+        return (
+            bus.node.service_builder(iox2.ServiceName.new(f"{name}/request"))
+            .request_response(element, element)
+            .max_servers(2)
+            .max_clients(_CLIENTS)
+            .max_active_requests_per_client(4)
+            .max_response_buffer_size(2)
+            .max_nodes(64)
+            .open_or_create()
+        )
+
+    return bus.retry(make, f"open the service {name!r}")
+
+
+class Server:
+    """Answers requests on one service; one thread at a time, `respond` included."""
+
+    def __init__(self, bus: Bus, service: str) -> None:
+        """Offer a service; raises BusError when two processes offer it already."""
+        self.service = service
+        self._factory = _service(bus, service)
+        self._events = (bus.event_service(f"{service}/asked"), bus.event_service(f"{service}/answered"))
+        self.listener: Any = bus.retry(self._events[0].listener_builder().create, f"wait on {service!r}")
+        self._notifier = bus.retry(self._events[1].notifier_builder().create, f"answer on {service!r}")
+
+        def make() -> Any:
+            builder = self._factory.server_builder().initial_max_slice_len(_BODY_BYTES)
+            return builder.allocation_strategy(iox2.AllocationStrategy.PowerOfTwo).create()
+
+        self._port: Any = bus.retry(make, f"serve {service!r}")
+
+    def receive(self) -> list[tuple[bytes, Respond]]:
+        """Return every waiting request with the function that answers it; answering twice raises BusError."""
+        asked: list[tuple[bytes, Respond]] = []
+        while (request := self._port.receive()) is not None:
+            payload = request.payload()
+            body = ctypes.string_at(payload.data_ptr, payload.len())
+            asked.append((body, self._responder(request)))
+        return asked
+
+    def _responder(self, request: Any) -> Respond:
+        open_requests = [request]
+
+        def respond(body: bytes) -> None:
+            if not open_requests:
+                raise BusError(f"a request on {self.service!r} was answered twice")
+            active = open_requests.pop()
+            response = active.loan_slice_uninit(len(body))
+            ctypes.memmove(response.payload_ptr, body, len(body))
+            response.assume_init().send()
+            active.delete()
+            self._notifier.notify()
+
+        return respond
+
+    def hear(self) -> None:
+        """Empty the wake-up event."""
+        self.listener.try_wait()
+
+    def pending(self) -> bool:
+        """Whether a request waits."""
+        return bool(self._port.has_requests)
+
+    def close(self) -> None:
+        """Stop serving; harmless when closed already."""
+        if self._port is None:
+            return
+        for port in (self._port, self.listener, self._notifier):
+            port.delete()
+        self._port = self.listener = None
+        self._factory = self._events = None  # type: ignore[assignment]
+
+
+class Client:
+    """Asks one service; one thread at a time."""
+
+    def __init__(self, bus: Bus, service: str) -> None:
+        """Prepare to ask; the server may come later."""
+        self.service = service
+        self._factory = _service(bus, service)
+        self._events = (bus.event_service(f"{service}/asked"), bus.event_service(f"{service}/answered"))
+        self._notifier = bus.retry(self._events[0].notifier_builder().create, f"ask {service!r}")
+        self._listener: Any = bus.retry(self._events[1].listener_builder().create, f"ask {service!r}")
+
+        def make() -> Any:
+            builder = self._factory.client_builder().initial_max_slice_len(_BODY_BYTES)
+            return builder.allocation_strategy(iox2.AllocationStrategy.PowerOfTwo).create()
+
+        self._port: Any = bus.retry(make, f"ask {service!r}")
+
+    def call(self, body: bytes, timeout_s: float = 1.0) -> bytes:
+        """Send a request and return its reply; raises BusError when nobody serves or answers in time."""
+        request = self._port.loan_slice_uninit(len(body))
+        ctypes.memmove(request.payload_ptr, body, len(body))
+        answer = request.assume_init().send()
+        try:
+            if answer.number_of_server_connections == 0:
+                raise BusError(f"nobody serves {self.service!r}", "is that process running?")
+            self._notifier.notify()
+            deadline = time.monotonic() + timeout_s
+            while True:
+                connected = answer.is_connected
+                response = answer.receive()
+                if response is not None:
+                    payload = response.payload()
+                    reply = ctypes.string_at(payload.data_ptr, payload.len())
+                    response.delete()
+                    return reply
+                if not connected:
+                    raise BusError(f"{self.service!r} dropped the request", "it may be restarting; ask again")
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise BusError(f"{self.service!r} did not answer within {timeout_s:g} s", "is that process hung?")
+                self._listener.timed_wait(iox2.Duration.from_secs_f64(min(left, _SLICE_S)))
+        finally:
+            answer.delete()
+
+    def close(self) -> None:
+        """Stop asking; harmless when closed already."""
+        if self._port is None:
+            return
+        for port in (self._port, self._listener, self._notifier):
+            port.delete()
+        self._port = self._listener = None
+        self._factory = self._events = None  # type: ignore[assignment]

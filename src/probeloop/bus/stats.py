@@ -1,0 +1,52 @@
+"""Counters of readers and publishers, and the rates between two readings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderStats:
+    """What a reader got. lost: frames missing by index; gaps: the newest (first index, count), bounded.
+
+    wire_errors: blocks that were no valid block; unspecified: blocks whose generation was never announced.
+    """
+
+    blocks: int = 0
+    frames: int = 0
+    bytes: int = 0
+    lost: int = 0
+    gaps: tuple[tuple[int, int], ...] = ()
+    wire_errors: int = 0
+    unspecified: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherStats:
+    """What a publisher sent. reserved_bytes: shared memory that it holds."""
+
+    blocks: int = 0
+    frames: int = 0
+    bytes: int = 0
+    reserved_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Per second, between two readings."""
+
+    frames_per_s: float
+    megabytes_per_s: float
+    lost_per_s: float
+
+
+def rates(before: ReaderStats | PublisherStats, after: ReaderStats | PublisherStats, elapsed_s: float) -> Rates:
+    """Return the rates between two readings of the same counters, `elapsed_s` apart; zeros when no time passed."""
+    if elapsed_s <= 0:
+        return Rates(0.0, 0.0, 0.0)
+    lost = after.lost - before.lost if isinstance(after, ReaderStats) and isinstance(before, ReaderStats) else 0
+    return Rates(
+        (after.frames - before.frames) / elapsed_s,
+        (after.bytes - before.bytes) / elapsed_s / 1e6,
+        lost / elapsed_s,
+    )

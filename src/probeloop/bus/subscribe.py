@@ -1,0 +1,293 @@
+"""The reading end of a topic: blocks read in place, gaps counted from their index."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import iceoryx2 as iox2
+import msgspec
+import numpy as np
+
+from ..data.axes import StreamSpec
+from ..data.errors import BusError, WireError
+from ..data.frame import LAYOUT, FrameBlock, FrameBuffer, block_bytes, data_offset
+from .credit import ReaderCredit
+from .header import FLAGS, HEADER
+from .ledger import TOPIC
+from .node import Bus
+from .publish import ANNOUNCED, JOINS, NEXT_INDEX
+from .stats import ReaderStats
+from .topic import LINE, STANDARD_SLOTS, Announcement, data_service, read_bytes, size_class, spec_service
+from .wait import Poller
+
+__all__ = ["Poller", "Subscriber"]
+
+_CACHED_VIEWS = 4096
+_KEPT_GAPS = 256
+_KEPT_SPECS = 256
+_SLICE_S = 0.5  # longest single wait, so that Ctrl-C is seen
+
+_unpack = HEADER.unpack
+
+
+class Subscriber:
+    """Reads blocks of one topic; one thread at a time. The topic need not exist yet.
+
+    mode "newest": buffer of one block, older ones are overwritten. "lossless": the whole depth; what is overwritten
+    even so is counted and named. credit: a source that can wait stays behind this reader.
+    A reader sees the blocks sent after it was made. A block's arrays point into shared memory and are valid until
+    the next `receive`, `drain` step or `close`: keep `block.copy()`, never a view.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        topic: str,
+        mode: Literal["newest", "lossless"] = "newest",
+        credit: bool = False,
+    ) -> None:
+        """Join a topic as a reader; raises BusError (at most 16 readers) or SharedMemoryError."""
+        if credit and mode != "lossless":
+            raise BusError(f"a {mode} reader of {topic!r} can't give credit", "read it lossless")
+        self.bus, self.topic, self.mode = bus, topic, mode
+        self._words = bus.ledger.claim(TOPIC, topic, shared=True).words
+        self._services: list[Any] = [bus.event_service(f"{topic}/wake")]
+        self.listener: Any = bus.retry(self._services[0].listener_builder().create, f"wait on {topic!r}")
+        service = spec_service(bus, topic)
+        self._services.append(service)
+        self._specs: Any = bus.retry(service.subscriber_builder().create, f"read the spec of {topic!r}")
+        self._ports: dict[int, Any] = {}
+        self._live: list[Any] = []
+        for slot in STANDARD_SLOTS:
+            self._attach(slot)
+        with bus.ledger.locked():
+            self._start = self._expected = self._words[NEXT_INDEX]
+            self._words[JOINS] += 1
+        self._credit = ReaderCredit(bus, topic, self._start) if credit else None
+        self._seen = -1
+        self.spec: StreamSpec | None = None
+        self.generation = -1
+        self._known: dict[int, list[tuple[int, StreamSpec]]] = {}
+        self._current: tuple[int, int, StreamSpec] | None = None
+        self._held: Any = None
+        self._held_end = -1
+        self._waiting: list[tuple[int, Any, Any]] = []
+        self._views: dict[tuple[int, int], FrameBuffer] = {}
+        self._view_spec: StreamSpec | None = None
+        self._blocks = self._frames = self._bytes = self._lost = self._wire = self._unspecified = 0
+        self._gaps: deque[tuple[int, int]] = deque(maxlen=_KEPT_GAPS)
+
+    def _attach(self, slot: int) -> Any:
+        """Return the port of a size class, made when it is new."""
+        port = self._ports.get(slot)
+        if port is None:
+            sizes = size_class(slot)
+            service = data_service(self.bus, self.topic, sizes)
+            depth = 1 if self.mode == "newest" else sizes.depth
+            builder = service.subscriber_builder().buffer_size(depth)
+            if not sizes.standard:
+                builder = builder.history_request(depth)
+            port = self.bus.retry(builder.create, f"read {self.topic!r} (at most 16 readers)")
+            self._services.append(service)
+            self._ports[slot] = port
+        return port
+
+    def _read_announcements(self) -> None:
+        self._seen = self._words[ANNOUNCED]
+        while (body := read_bytes(self._specs)) is not None:
+            try:
+                news = msgspec.msgpack.decode(body, type=Announcement)
+            except msgspec.MsgspecError:
+                self._wire += 1
+                continue
+            port = self._attach(news.slot)
+            if port not in self._live:
+                self._live.append(port)
+            if news.spec is None:
+                continue
+            self.spec, self.generation = news.spec, news.generation
+            self._known.setdefault(news.generation, []).append((news.index, news.spec))
+            self._current = None
+            if len(self._known) > _KEPT_SPECS:
+                self._known.pop(next(iter(self._known)))
+
+    def _spec_of(self, generation: int, index: int) -> StreamSpec | None:
+        """Return the newest spec of a generation that was announced at or before `index`."""
+        current = self._current
+        if current is not None and current[0] == generation and index >= current[1]:
+            return current[2]
+        for start, spec in reversed(self._known.get(generation, ())):
+            if start <= index:
+                if start == self._known[generation][-1][0]:
+                    self._current = (generation, start, spec)
+                return spec
+        return None
+
+    def _take(self) -> Any:
+        """Take the next sample, the one with the smallest index when several size classes are in use."""
+        live = self._live
+        if len(live) == 1:
+            return live[0].receive()
+        for port in live:
+            if all(port is not held for _, _, held in self._waiting) and (sample := port.receive()) is not None:
+                head = (ctypes.c_char * HEADER.size).from_address(sample.payload_ptr)
+                self._waiting.append((_unpack(head)[2], sample, port))
+        if not self._waiting:
+            return None
+        first = min(self._waiting, key=lambda item: item[0])
+        self._waiting.remove(first)
+        return first[1]
+
+    def receive(self, timeout_s: float = 0.0) -> FrameBlock | None:
+        """Return the next block, or None after `timeout_s`.
+
+        The block before it is finished with this call: its views must not be used any more.
+        """
+        block = self._next()
+        if block is not None or timeout_s <= 0:
+            return block
+        deadline = time.monotonic() + timeout_s
+        while block is None and (left := deadline - time.monotonic()) > 0:
+            self.listener.timed_wait(iox2.Duration.from_secs_f64(min(left, _SLICE_S)))
+            block = self._next()
+        return block
+
+    def drain(self) -> Iterator[FrameBlock]:
+        """Yield every block that has arrived; each is valid until the next step."""
+        while (block := self._next()) is not None:
+            yield block
+
+    def hear(self) -> None:
+        """Empty the wake-up event."""
+        self.listener.try_wait()
+
+    def pending(self) -> bool:
+        """Whether something has arrived that `receive` would look at."""
+        if self._words[ANNOUNCED] != self._seen:
+            self._read_announcements()
+        return bool(self._waiting) or any(port.has_samples() for port in self._live)
+
+    def _release(self) -> None:
+        held = self._held
+        if held is not None:
+            self._held = None
+            held.delete()
+            if self._credit is not None:
+                self._credit.finish(self._held_end)
+
+    def _next(self) -> FrameBlock | None:
+        self._release()
+        while True:
+            if self._words[ANNOUNCED] != self._seen:
+                self._read_announcements()
+            sample = self._take()
+            if sample is None:
+                if self._words[ANNOUNCED] != self._seen:
+                    continue
+                return None
+            try:
+                block = self._parse(sample)
+            except WireError:
+                self._wire += 1
+                block = None
+            if block is not None:
+                self._held, self._held_end = sample, block.index + block.count
+                return block
+            sample.delete()
+
+    def _parse(self, sample: Any) -> FrameBlock | None:
+        """Make a block of a sample; None when it is older than this reader or of no known generation."""
+        address = sample.payload_ptr
+        room = sample.header.number_of_elements * LINE
+        if room < HEADER.size:
+            raise WireError(f"{room} bytes are no block", "a header has 128")
+        head = _unpack((ctypes.c_char * HEADER.size).from_address(address))
+        layout, flags, index, count, capacity, generation = head[:6]
+        revision, source_index, published_ns, exposed_ns, size, checksum = head[6:]
+        if layout != LAYOUT:
+            raise WireError(f"block layout {layout}, this is version {LAYOUT}", "restart every process")
+        if index < self._start:
+            return None
+        if index != self._expected or not count:
+            self._note_gap(index)
+        spec = self._spec_of(generation, index)
+        if spec is None:
+            self._read_announcements()
+            spec = self._spec_of(generation, index)
+        self._expected = max(self._expected, index + count)
+        if spec is None:
+            self._unspecified += 1
+            return None
+        if spec is not self._view_spec:
+            self._views.clear()
+            self._view_spec = spec
+        buffer = self._views.get((address, capacity))
+        if buffer is None:
+            buffer = self._lay_out(address, room, capacity, spec)
+        ragged = spec.kind == "ragged"
+        if count > capacity or not 0 <= size <= room - data_offset(capacity) or flags >= len(FLAGS):
+            raise WireError(f"header claims {count} of {capacity} frames, {size} bytes in {room}")
+        if not ragged and size != count * spec.frame_bytes:
+            raise WireError(f"{size} payload bytes, {spec.name!r} says {count * spec.frame_bytes}")
+        self._blocks += 1
+        self._frames += count
+        self._bytes += size
+        if count == capacity and not ragged:
+            columns = (buffer.data, buffer.time_ns, buffer.scan_index, buffer.position, buffer.dose, buffer.flags)
+        else:
+            columns = (
+                buffer.data[: size if ragged else count], buffer.time_ns[:count], buffer.scan_index[:count],
+                buffer.position[:count], buffer.dose[:count], buffer.flags[:count],
+            )  # fmt: skip
+        return FrameBlock(
+            spec, index, count, FLAGS[flags], generation, revision, source_index, published_ns, exposed_ns,
+            checksum, *columns,
+        )  # fmt: skip
+
+    def _lay_out(self, address: int, room: int, capacity: int, spec: StreamSpec) -> FrameBuffer:
+        if room < block_bytes(spec, 0 if spec.kind == "ragged" else capacity) or room < data_offset(capacity):
+            raise WireError(f"{room} bytes can't hold {capacity} frames of {spec.name!r}")
+        memory = np.frombuffer(memoryview((ctypes.c_uint8 * room).from_address(address)), np.uint8)
+        memory.flags.writeable = False
+        buffer = FrameBuffer.over(memory, spec, capacity)
+        if spec.kind != "ragged":  # a ragged view is as long as its sample, so it is made anew
+            if len(self._views) >= _CACHED_VIEWS:
+                self._views.clear()
+            self._views[address, capacity] = buffer
+        return buffer
+
+    def _note_gap(self, index: int) -> None:
+        if index > self._expected:
+            self._lost += index - self._expected
+            self._gaps.append((self._expected, index - self._expected))
+            self._expected = index
+
+    @property
+    def stats(self) -> ReaderStats:
+        """What was read so far."""
+        return ReaderStats(
+            self._blocks, self._frames, self._bytes, self._lost, tuple(self._gaps), self._wire, self._unspecified
+        )
+
+    def close(self) -> None:
+        """Leave the topic; every view of its blocks is invalid. Harmless when closed already."""
+        if self.listener is None:
+            return
+        self._release()
+        for _, sample, _ in self._waiting:
+            sample.delete()
+        self._waiting.clear()
+        self._views.clear()
+        self._live.clear()
+        if self._credit is not None:
+            self._credit.close()
+        for port in (*self._ports.values(), self._specs, self.listener):
+            port.delete()
+        self._ports.clear()
+        self._services.clear()
+        self.listener = self._specs = None
+        self._words = memoryview(b"")
