@@ -27,6 +27,7 @@ from typing import Any
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")  # before Qt; an xvfb test starts a program of its own
 
+import hypothesis
 import psutil
 import pytest
 
@@ -39,6 +40,8 @@ _ID = re.compile(r"(?:^|_)(\d{20,39})(?=[._]|$)")
 _passed = pytest.StashKey[bool]()
 _started: set[int] = set()  # process ids that this run started
 os.environ[MARK] = uuid.uuid4().hex
+hypothesis.settings.register_profile("probeloop", derandomize=True, deadline=None, max_examples=60, database=None)
+hypothesis.settings.load_profile("probeloop")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -79,9 +82,7 @@ def leaks(threads: set[threading.Thread], processes: set[int], files: set[str], 
     wait = threading.Event()
     cleaned = False
     while True:
-        new_threads = [
-            t for t in threading.enumerate() if t not in threads and t.is_alive() and not _is_foreign(t)
-        ]
+        new_threads = [t for t in threading.enumerate() if t not in threads and t.is_alive() and not _is_foreign(t)]
         new_files = sorted(name for name in _files() - files if _is_ours(name))
         new_processes = [p for p in _processes() if p.pid not in processes]
         if not (new_threads or new_files or new_processes):
@@ -126,9 +127,7 @@ def _processes() -> list[psutil.Process]:
 def _lives(process: psutil.Process) -> bool:
     """False for the dead, and for what Python keeps for multiprocessing until the end of this process."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and "multiprocessing.resource_tracker" not in _line(
-            process
-        )
+        return process.status() != psutil.STATUS_ZOMBIE and "multiprocessing.resource_tracker" not in _line(process)
     except psutil.Error:
         return False
 

@@ -5,6 +5,7 @@ The split between scan axes (`nav`) and detector axes (`sig`) is part of the dat
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ from .errors import WireError
 Kind = Literal["frames", "values", "spectra", "image", "table", "ragged"]
 Origin = Literal["experiment", "simulation", "replay"]
 Sync = Literal["pixel", "line", "frame", "none"]
+_MOST = 2**40  # pixels of a map, bytes of a frame
 
 
 class Axis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,12 +95,27 @@ class StreamSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame (1 for ragged, whose items vary)."""
-        return int(np.prod(self.frame_shape, dtype=np.int64)) * self.numpy_dtype.itemsize
+        return math.prod(self.frame_shape) * self.numpy_dtype.itemsize
 
     @property
     def nav_shape(self) -> tuple[int, ...]:
         """Shape of the map that the scan axes span."""
         return tuple(axis.size for axis in self.nav)
+
+    def problems(self) -> list[str]:
+        """Return in words everything that makes this no description of a stream."""
+        found = [f"axis {a.name!r} has {a.size} pixels" for a in self.nav + self.sig if a.size < 1]
+        try:
+            dtype = self.numpy_dtype
+        except (TypeError, ValueError, SyntaxError, OverflowError, MemoryError) as error:
+            return [*found, f"no dtype: {error}"]
+        kinds = "biufcSU" if self.kind == "table" else "biufc"
+        parts = [dtype[i] for i in range(len(dtype))] or [dtype]
+        if dtype.itemsize == 0 or any(part.base.kind not in kinds for part in parts):
+            found.append(f"{dtype} is no dtype of plain numbers")
+        if math.prod(self.nav_shape) > _MOST or math.prod(self.frame_shape) * dtype.itemsize > _MOST:
+            found.append("larger than any memory")
+        return found
 
     def encode(self) -> bytes:
         """Return the spec as msgpack."""
@@ -108,6 +125,10 @@ class StreamSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def decode(cls, data: bytes | memoryview) -> StreamSpec:
         """Read what `encode` wrote; raises WireError for anything else."""
         try:
-            return msgspec.msgpack.decode(data, type=cls)
-        except (msgspec.MsgspecError, RecursionError) as error:
+            spec = msgspec.msgpack.decode(data, type=cls)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise WireError(f"no stream description: {error}") from error
+        problems = spec.problems()
+        if problems:
+            raise WireError(f"no stream description: {'; '.join(problems)}")
+        return spec
