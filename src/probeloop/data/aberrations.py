@@ -123,7 +123,8 @@ def strehl(aberrations: Aberrations, wavelength: float, convergence: float) -> f
     k = (np.arange(n) - (n - 1) / 2) * 2 * convergence / wavelength / n
     inside = k[:, None] ** 2 + k**2 <= (convergence / wavelength) ** 2
     pupil = np.where(inside, np.exp(-1j * chi(aberrations, k[None, :], k[:, None], wavelength)), 0)
-    padded = np.fft.fft2(pupil, s=(4 * n, 4 * n) if n <= 256 else (2 * n, 2 * n))
+    size = 4 * n if n <= 256 else n
+    padded = np.fft.fft2(pupil, s=(size, size))
     return float((np.abs(padded).max() / np.count_nonzero(inside)) ** 2)
 
 
@@ -179,13 +180,14 @@ def from_polar(values: Mapping[str, float]) -> Aberrations:
 
 
 def to_nion(aberrations: Aberrations) -> dict[str, float]:
-    """Return Nion's controls [m]: our coefficients, named C10, C12.a, C12.b ..."""
-    return {f"{name[:3]}.{name[3]}" if name[3:] else name: v for name, v in aberrations.as_dict().items()}
+    """Return Nion's controls [m]: our coefficients, C12a and C12b named C12.x and C12.y (nionswift-usim)."""
+    axis = {"a": ".x", "b": ".y", "": ""}
+    return {name[:3] + axis[name[3:]]: value for name, value in aberrations.as_dict().items()}
 
 
 def from_nion(values: Mapping[str, float]) -> Aberrations:
-    """Read Nion's controls, C12.a or C12.x; raises ProbeloopError for an unknown name."""
-    plain = {k.replace(".x", "a").replace(".y", "b").replace(".", ""): v for k, v in values.items()}
+    """Read Nion's controls (see `to_nion`); raises ProbeloopError for an unknown name."""
+    plain = {k.replace(".x", "a").replace(".y", "b"): v for k, v in values.items()}
     return Aberrations().plus(plain)
 
 
