@@ -18,9 +18,10 @@ _WHERE = {
     "Diffraction ForceCurve Lift MoveProbe MoveStage Pause Read Resume Scan ScanPath SetAberrations SetBeam SetBias "
     "SetDetector SetDrive SetFeedback SetOptics SetPhasePlate SetShift SetSpectrometer Settle Stop Unblank "
     "VendorRoutine Withdraw",
-    "data.control": "Abort AddPoint Approve Cost Describe Description Disable Enable Event Generation Note Progress "
-    "Rearm Refused Reload Remark Result Run SetBudget SetParameters SetReward Shutdown StateChange TakeControl Trace "
-    "Verdict Veto",
+    "data.control": "Abort Accepted AddPoint Approve Cost Describe Description Disable Done Enable Event Failed Gap "
+    "Generation Heartbeat Note Observed Progress Rearm Refused ReleaseControl Reload Remark Reply Request Result "
+    "Revision Run SetBudget SetParameters SetReward Shutdown StartRecording StateChange StopRecording TakeControl "
+    "Trace Verdict Veto",
     "data.driver": "Acquisition Grid Instrument InstrumentInfo",
     "data.errors": "BusError CalibrationError ContractError DriverError DropInError PlanError Problem ProbeloopError "
     "RecordError RefusedError SettingsError SharedMemoryError SourceError WireError",
@@ -32,6 +33,7 @@ _WHERE = {
     "discover": "load_simulator",
     "plugin.contract": "Checkpoint Context FrameTransform NoParameters Observation Observe Outputs Plan PlanContext "
     "PlanSteps Policy Propose Reduce Reward Scalarizer ScanTransform Submit Ticket Wait",
+    "rig.client": "Connection Events StopDoor",
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names.split()}
 __all__ = sorted(_HOME)
