@@ -110,7 +110,7 @@ class StreamSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except (TypeError, ValueError, SyntaxError, OverflowError, MemoryError) as error:
             return [*found, f"no dtype: {error}"]
         kinds = "biufcSU" if self.kind == "table" else "biufc"
-        parts = [dtype[i] for i in range(len(dtype))] or [dtype]
+        parts = [dtype[name] for name in dtype.names] if dtype.names else [dtype]
         if dtype.itemsize == 0 or any(part.base.kind not in kinds for part in parts):
             found.append(f"{dtype} is no dtype of plain numbers")
         if math.prod(self.nav_shape) > _MOST or math.prod(self.frame_shape) * dtype.itemsize > _MOST:

@@ -12,7 +12,13 @@ from .scan import Position
 from .settings import Settings
 from .units import quantity
 
-Bounds = tuple[Annotated[float, quantity("", ge=-1e12, le=1e12)], Annotated[float, quantity("", ge=-1e12, le=1e12)]]
+_Number = Annotated[float, quantity("", ge=-1e12, le=1e12)]
+_Second = Annotated[float, quantity("s", ge=0, le=1e5)]
+_Ampere = Annotated[float, quantity("A", ge=0, le=1)]
+_Metre = Annotated[float, quantity("m", ge=-1e3, le=1e3)]
+_Radian = Annotated[float, quantity("rad", ge=-7, le=7)]
+_Volt = Annotated[float, quantity("V", ge=-1e6, le=1e6)]
+Bounds = tuple[_Number, _Number]
 
 
 class Limits(Settings):
@@ -26,20 +32,20 @@ class Limits(Settings):
     region: tuple[Position, Position]
     max_step: Annotated[float, quantity("m", gt=0, le=1)] | None = None
     max_tip_speed: Annotated[float, quantity("m/s", gt=0, le=1)] | None = None
-    dwell_time: Bounds = (1e-7, 60.0)
+    dwell_time: tuple[_Second, _Second] = (1e-7, 60.0)
     max_scan_points: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] = 16_777_216
     dose: Annotated[float, quantity("e", ge=0, le=1e30)] | None = None
     area_dose: Annotated[float, quantity("e/m^2", ge=0, le=1e40)] | None = None
-    beam_current: Bounds | None = None
+    beam_current: tuple[_Ampere, _Ampere] | None = None
     flux_per_pixel: Annotated[float, quantity("Hz", gt=0, le=1e30)] | None = None
-    knobs: dict[str, Bounds] = {}
-    bias: Bounds | None = None
+    knobs: dict[str, tuple[_Metre, _Metre]] = {}
+    bias: tuple[_Volt, _Volt] | None = None
     bias_ramp: Annotated[float, quantity("V/s", gt=0, le=1e6)] | None = None
     min_bias_engaged: Annotated[float, quantity("V", ge=0, le=1000)] | None = None
     pulses: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] | None = None
     stage: dict[str, Bounds] = {}
-    camera_length: Bounds | None = None
-    convergence_angle: Bounds | None = None
+    camera_length: tuple[_Metre, _Metre] | None = None
+    convergence_angle: tuple[_Radian, _Radian] | None = None
     vendor_routines: tuple[str, ...] = ()
 
     def problems(self) -> list[str]:

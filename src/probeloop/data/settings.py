@@ -8,7 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform, get_type_hints
+from reprlib import Repr
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 import msgspec.inspect
@@ -18,6 +30,8 @@ from .units import convert as convert_unit
 from .units import is_si, split_quantity
 
 T = TypeVar("T", bound="Settings")
+_SHORT = Repr()  # of what was sent: one line of it, however long or deep
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 if TYPE_CHECKING:
@@ -54,9 +68,8 @@ def convert(cls: type[T], values: Mapping[str, Any], where: str = "", *, spelled
     fields = {field.name: field for field in msgspec.structs.fields(cls)}  # type: ignore[arg-type]
     problems: list[Problem] = []
     good: dict[str, Any] = {}
-    for name in values:
-        if name not in fields:
-            problems.append(Problem(_join(where, str(name)), "unknown", ", ".join(fields) or "nothing"))
+    known = ", ".join(fields) or "nothing"
+    problems.extend(Problem(_join(where, str(name)), "unknown", known) for name in values if name not in fields)
     for name, field in fields.items():
         path = _join(where, name)
         if name not in values:
@@ -64,13 +77,13 @@ def convert(cls: type[T], values: Mapping[str, Any], where: str = "", *, spelled
                 problems.append(Problem(path, "missing", allowed(hints[name])))
             continue
         try:
-            value = _with_unit(values[name], hints[name], spelled)
-            if isinstance(hints[name], type) and issubclass(hints[name], Settings) and isinstance(value, Mapping):
-                good[name] = convert(hints[name], value, path, spelled=spelled)
+            value, hint = values[name], hints[name]
+            if isinstance(hint, type) and issubclass(hint, Settings) and isinstance(value, Mapping):
+                good[name] = convert(hint, value, path, spelled=spelled)
             else:
-                good[name] = msgspec.convert(value, hints[name], strict=True)
+                good[name] = msgspec.convert(_with_unit(value, hint, spelled), hint, strict=True)
                 if not _finite(good[name]):
-                    problems.append(Problem(path, f"{value!r} is not finite", allowed(hints[name])))
+                    problems.append(Problem(path, f"{_SHORT.repr(value)} is not finite", allowed(hint)))
         except SettingsError as error:
             problems.extend(error.problems)
         except (msgspec.MsgspecError, ProbeloopError, RecursionError) as error:
@@ -114,17 +127,31 @@ def unit_of(annotation: Any) -> str:
 
 def allowed(annotation: Any) -> str:
     """Return in words what an annotated type lets through: its range and unit, choices or type."""
-    info = msgspec.inspect.type_info(annotation)
-    inner = info.type if isinstance(info, msgspec.inspect.Metadata) else info
-    unit = unit_of(annotation)
-    if isinstance(inner, msgspec.inspect.FloatType | msgspec.inspect.IntType):
-        low = f"{inner.ge:g} <= " if inner.ge is not None else f"{inner.gt:g} < " if inner.gt is not None else ""
-        high = f" <= {inner.le:g}" if inner.le is not None else f" < {inner.lt:g}" if inner.lt is not None else ""
-        word = "whole number" if isinstance(inner, msgspec.inspect.IntType) else "number"
+    return _words(msgspec.inspect.type_info(annotation))
+
+
+def _words(info: Any, unit: str = "") -> str:
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _words(info.type, str((info.extra or {}).get("unit", "")))
+    if isinstance(info, msgspec.inspect.FloatType | msgspec.inspect.IntType):
+        low = f"{info.ge:g} <= " if info.ge is not None else f"{info.gt:g} < " if info.gt is not None else ""
+        high = f" <= {info.le:g}" if info.le is not None else f" < {info.lt:g}" if info.lt is not None else ""
+        word = "whole number" if isinstance(info, msgspec.inspect.IntType) else "number"
         return f"{low}{word}{high}" + (f" [{unit}]" if unit else "")
-    if isinstance(inner, msgspec.inspect.LiteralType):
-        return " | ".join(map(str, inner.values))
-    return type(inner).__name__.removesuffix("Type").lower()
+    if isinstance(info, msgspec.inspect.LiteralType):
+        return " | ".join(map(str, info.values))
+    if isinstance(info, msgspec.inspect.UnionType):
+        return " | ".join(map(_words, info.types))
+    if isinstance(info, msgspec.inspect.TupleType):
+        return f"[{', '.join(map(_words, info.item_types))}]"
+    if isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
+        return f"list of {_words(info.item_type)}"
+    if isinstance(info, msgspec.inspect.DictType):
+        return f"table of {_words(info.value_type)}"
+    if isinstance(info, msgspec.inspect.StructType):
+        return info.cls.__name__
+    name = type(info).__name__.removesuffix("Type").lower()
+    return {"str": "text", "bool": "true | false"}.get(name, name)
 
 
 def json_schema(cls: Any) -> dict[str, Any]:
@@ -143,7 +170,7 @@ def unbounded_floats(cls: Any) -> list[str]:
         if isinstance(node, msgspec.inspect.FloatType):
             low = node.ge if node.ge is not None else node.gt
             high = node.le if node.le is not None else node.lt
-            if low is None or high is None:
+            if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
                 found.append(path)
         elif isinstance(node, msgspec.inspect.StructType):
             if node.cls in seen:
@@ -167,14 +194,43 @@ def unbounded_floats(cls: Any) -> list[str]:
 
 
 def _with_unit(value: Any, annotation: Any, spelled: bool) -> Any:
+    """Return `value` with every spelled quantity, however deep, as a number in the unit of its annotation."""
     unit = unit_of(annotation)
-    if not unit:
+    if unit:
+        if isinstance(value, str):
+            number, written = split_quantity(value)
+            return convert_unit(number, written, unit)
+        if spelled and isinstance(value, int | float) and not is_si(unit):
+            raise ProbeloopError(f"{value!r} has no unit", f'write "{value} {unit}"')
         return value
-    if isinstance(value, str):
-        number, written = split_quantity(value)
-        return convert_unit(number, written, unit)
-    if spelled and isinstance(value, int | float) and not is_si(unit):
-        raise ProbeloopError(f"{value!r} has no unit", f'write "{value} {unit}"')
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _with_unit(value, arguments[0], spelled)
+    if origin in (Union, UnionType):
+        return _arm_with_unit(value, arguments, spelled)
+    if origin in (tuple, list) and isinstance(value, list | tuple):
+        fixed = origin is tuple and arguments[-1:] != (...,)
+        kinds = arguments if fixed else arguments[:1] * len(value)
+        made = [_with_unit(v, kind, spelled) for v, kind in zip(value, kinds, strict=False)]
+        return [*made, *value[len(kinds) :]]  # too many: msgspec says so
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _with_unit(v, arguments[1], spelled) for key, v in value.items()}
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct) and isinstance(value, Mapping):
+        hints = get_type_hints(annotation, include_extras=True)
+        return {k: _with_unit(v, hints[k], spelled) if k in hints else v for k, v in value.items()}
+    return value
+
+
+def _arm_with_unit(value: Any, arms: tuple[Any, ...], spelled: bool) -> Any:
+    if isinstance(value, str) and str in arms:
+        return value
+    for arm in arms:
+        tag = arm.__struct_config__.tag if isinstance(arm, type) and issubclass(arm, msgspec.Struct) else None
+        if tag is not None and isinstance(value, Mapping) and value.get("type") != tag:
+            continue
+        made = _with_unit(value, arm, spelled)
+        if made is not value:
+            return made
     return value
 
 
@@ -189,7 +245,7 @@ def _finite(value: Any) -> bool:
 
 
 def _plain(error: Exception, value: Any) -> str:
-    return f"{value!r}: {str(error).rstrip('.')}"
+    return f"{_SHORT.repr(value)}: {str(error).rstrip('.')}"
 
 
 def _join(where: str, name: str) -> str:
