@@ -16,8 +16,9 @@ import iceoryx2 as iox2
 from .ledger import CREDIT, TOPIC, Row
 from .node import Bus, node_of, store_node
 
-WAITING = 2
+JOINS, WAITING = 1, 2
 _LOOK_AGAIN_S = 0.05
+_WINDOW_BYTES = 8 << 20  # what a waiting source keeps in flight stays in the processor's cache
 
 
 class ReaderCredit:
@@ -32,16 +33,20 @@ class ReaderCredit:
             self._row = bus.ledger.claim(CREDIT, topic, bus.process)
             self._row.words[0] = finished
             store_node(self._row.words, bus.node_id)
+            self._topic_words[JOINS] += 1
 
     def finish(self, index: int) -> None:
         """Say that everything before `index` is finished."""
         self._row.words[0] = index
-        if self._topic_words[WAITING]:
+        wanted = self._topic_words[WAITING]
+        if 0 < wanted <= index:
             self._notifier.notify()
 
     def close(self) -> None:
         """Take the credit out of the source's way."""
-        self._bus.ledger.release(self._row)
+        with self._bus.ledger.locked():
+            self._bus.ledger.release(self._row)
+            self._topic_words[JOINS] += 1
         self._notifier.notify()
         self._notifier.delete()
 
@@ -50,7 +55,7 @@ class CreditBook:
     """The source's side: how many of its blocks are sent and not finished."""
 
     def __init__(self, bus: Bus, topic: str) -> None:
-        self.depth = 1
+        self.window = 1
         self._bus, self._topic = bus, topic
         self._words = bus.ledger.claim(TOPIC, topic, shared=True).words
         self._service = bus.event_service(f"{topic}/credit")
@@ -58,6 +63,11 @@ class CreditBook:
         self._ends: deque[int] = deque()
         self._rows: list[Row] = []
         self._free = 0
+        self._joins = -1
+
+    def fit(self, depth: int, max_block_bytes: int) -> None:
+        """Choose how many blocks may be in flight: at most the readers' `depth`, about 8 MiB, at least 4."""
+        self.window = min(depth, max(4, _WINDOW_BYTES // max_block_bytes))
 
     def sent(self, end: int) -> None:
         """Note a block whose last frame precedes `end`."""
@@ -65,7 +75,10 @@ class CreditBook:
         self._free -= 1
 
     def _slowest(self) -> Row | None:
-        self._rows = self._bus.ledger.rows(CREDIT, self._topic)
+        joins = self._words[JOINS]
+        if joins != self._joins:
+            self._rows = self._bus.ledger.rows(CREDIT, self._topic)
+            self._joins = joins
         return min(self._rows, key=lambda row: row.words[0], default=None)
 
     def _look(self) -> bool:
@@ -81,7 +94,7 @@ class CreditBook:
         finished = slowest.words[0]
         while self._ends and self._ends[0] <= finished:
             self._ends.popleft()
-        self._free = self.depth - len(self._ends)
+        self._free = self.window - len(self._ends)
         return self._free > 0
 
     @property
@@ -92,20 +105,22 @@ class CreditBook:
         slowest = self._slowest()
         return slowest.owner if slowest is not None else None
 
-    def wait(self, timeout_s: float, cancelled: Callable[[], bool] | None = None) -> bool:
-        """Wait for credit; False = timeout or cancelled [s]."""
+    def wait(self, timeout_s: float, cancelled: Callable[[], bool] | None, meanwhile: Callable[[], None]) -> bool:
+        """Wait for credit, calling `meanwhile` at least every 50 ms; False = timeout or cancelled [s]."""
         if self._look():
             return True
         deadline = time.monotonic() + timeout_s
-        self._words[WAITING] = 1
         try:
             while not self._look():
+                # woken when a quarter of the window is free, not for every block
+                self._words[WAITING] = max(1, self._ends[len(self._ends) - self.window + self.window // 4])
                 if cancelled is not None and cancelled():
                     return False
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
                 self._listener.timed_wait(iox2.Duration.from_secs_f64(min(left, _LOOK_AGAIN_S)))
+                meanwhile()
                 if not self._look():
                     self.drop_dead()
             return True
@@ -116,8 +131,10 @@ class CreditBook:
         """Release the credits of killed readers; return their processes [0.3 ms]."""
         alive = self._bus.alive_nodes()
         dead = [row for row in self._bus.ledger.rows(CREDIT, self._topic) if node_of(row.words) not in alive]
-        for row in dead:
-            self._bus.ledger.release(row)
+        with self._bus.ledger.locked():
+            for row in dead:
+                self._bus.ledger.release(row)
+                self._words[JOINS] += 1
         return [row.owner for row in dead]
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import iceoryx2 as iox2
 import msgspec
 import numpy as np
 
@@ -33,6 +34,8 @@ from .topic import (
 
 _CACHED_VIEWS = 4096
 NO_FLAGS = BlockFlag(0)
+# the public wrappers of these two inspect the payload type at every call, 0.5 us each
+_LOAN, _INITIALISED = "__loan_slice_uninit", "__assume_init"
 NEXT_INDEX, JOINS, WAITING, ANNOUNCED = 0, 1, 2, 3
 
 
@@ -58,6 +61,7 @@ class Publisher:
         self._notifier = bus.retry(self._wake_service.notifier_builder().create, f"notify on {topic!r}")
         self.credits = CreditBook(bus, topic) if source_waits else None
         self._spec: StreamSpec | None = None
+        self._frame_bytes = 0
         self._joins = -1
         self._port: Any = None
         self._blocks = self._frames = self._bytes = 0
@@ -75,8 +79,10 @@ class Publisher:
         self._service, self._port = service, port
         self._loaned: dict[int, tuple[Any, FrameBuffer, memoryview]] = {}
         self._views: dict[tuple[int, int], tuple[FrameBuffer, memoryview]] = {}
+        self._lines: dict[int, int] = {}
+        self._raw_loan = getattr(port, _LOAN)
         if self.credits is not None:
-            self.credits.depth = sizes.depth
+            self.credits.fit(sizes.depth, max_block_bytes)
         self._tell(Announcement(sizes.slot, self.next_index, -1, None))
 
     @property
@@ -113,7 +119,8 @@ class Publisher:
             self._open(smallest)
         if spec is not self._spec:
             self._views.clear()
-            self._spec = spec
+            self._lines.clear()
+            self._spec, self._frame_bytes = spec, spec.frame_bytes
         self._tell(Announcement(self.sizes.slot, self.next_index, generation, spec))
 
     def loan(self, capacity: int) -> FrameBuffer:
@@ -122,30 +129,36 @@ class Publisher:
         Its contents are those of an older block. For a ragged topic `capacity` counts items and `data` is the whole
         rest of the slot. Raises BusError before `announce`, when it doesn't fit, or when 4 buffers are out.
         """
-        spec = self._spec
-        if spec is None:
+        count = self._lines.get(capacity) or self._lines_of(capacity)
+        try:
+            sample = self._raw_loan(count)
+        except iox2.LoanError as error:
+            raise BusError(f"no free block on {self.topic!r}: {error}", "send or discard what was loaned") from error
+        address = sample.payload_ptr
+        view = self._views.get((address, capacity))
+        if view is None:
+            view = self._lay_out(address, count, capacity)
+        buffer, header = view
+        self._loaned[id(buffer)] = (sample, buffer, header)
+        return buffer
+
+    def _lines_of(self, capacity: int) -> int:
+        """Return how many cache lines a block of this capacity takes, and remember it."""
+        if self._spec is None:
             raise BusError(f"topic {self.topic!r} was never announced", "announce its spec first")
-        size = self.max_block_bytes if spec.kind == "ragged" else block_bytes(spec, capacity)
+        size = self.max_block_bytes if self._spec.kind == "ragged" else block_bytes(self._spec, capacity)
         if size > self.max_block_bytes:
             raise BusError(
                 f"{capacity} frames of {self.topic!r} are {size} bytes, a block holds {self.max_block_bytes}",
                 "fewer frames a block",
             )
-        try:
-            sample = self._port.loan_slice_uninit(-(-size // LINE))
-        except Exception as error:
-            raise BusError(f"no free block on {self.topic!r}: {error}", "send or discard what was loaned") from error
-        address = sample.payload_ptr
-        view = self._views.get((address, capacity))
-        if view is None:
-            view = self._lay_out(address, size, capacity, spec)
-        buffer, header = view
-        self._loaned[id(buffer)] = (sample, buffer, header)
-        return buffer
+        self._lines[capacity] = lines(size)
+        return self._lines[capacity]
 
-    def _lay_out(self, address: int, size: int, capacity: int, spec: StreamSpec) -> tuple[FrameBuffer, memoryview]:
-        memory = (ctypes.c_uint8 * (lines(size) * LINE)).from_address(address)
-        buffer = FrameBuffer.over(np.frombuffer(memoryview(memory), np.uint8), spec, capacity)
+    def _lay_out(self, address: int, count: int, capacity: int) -> tuple[FrameBuffer, memoryview]:
+        assert self._spec is not None
+        memory = (ctypes.c_uint8 * (count * LINE)).from_address(address)
+        buffer = FrameBuffer.over(np.frombuffer(memoryview(memory), np.uint8), self._spec, capacity)
         if len(self._views) >= _CACHED_VIEWS:
             self._views.clear()
         view = (buffer, memoryview(memory).cast("B")[: HEADER.size])
@@ -176,7 +189,7 @@ class Publisher:
             sample, _, header = self._loaned.pop(id(buffer))
         except KeyError:
             raise BusError(f"this buffer is not on loan from {self.topic!r}", "loan, fill, send once") from None
-        size = count * buffer.spec.frame_bytes if payload_bytes is None else payload_bytes
+        size = count * self._frame_bytes if payload_bytes is None else payload_bytes
         words = self._words
         index = words[NEXT_INDEX]
         HEADER.pack_into(
@@ -184,9 +197,8 @@ class Publisher:
             time.monotonic_ns(), exposed_ns, size, checksum,
         )  # fmt: skip
         words[NEXT_INDEX] = index + count  # before the block is out: a kill in between loses, never repeats
-        if words[JOINS] != self._joins:
-            self.refresh()
-        sample.assume_init().send()
+        self._meet()
+        getattr(sample, _INITIALISED)().send()
         self._notifier.notify()
         if self.credits is not None:
             self.credits.sent(index + count)
@@ -218,7 +230,11 @@ class Publisher:
 
     def wait_for_credit(self, timeout_s: float, cancelled: Callable[[], bool] | None = None) -> bool:
         """Wait until the slowest living credit reader has room for another block; False = timeout or cancelled."""
-        return self.credits is None or self.credits.wait(timeout_s, cancelled)
+        return self.credits is None or self.credits.wait(timeout_s, cancelled, self._meet)
+
+    def _meet(self) -> None:
+        if self._words[JOINS] != self._joins:
+            self.refresh()
 
     def close(self) -> None:
         """Leave the topic; what was sent stays readable. Harmless when closed already."""

@@ -6,7 +6,7 @@ import ctypes
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import iceoryx2 as iox2
 import msgspec
@@ -21,7 +21,7 @@ from .ledger import TOPIC
 from .node import Bus
 from .publish import ANNOUNCED, JOINS, NEXT_INDEX
 from .stats import ReaderStats
-from .topic import LINE, STANDARD_SLOTS, Announcement, data_service, read_bytes, size_class, spec_service
+from .topic import LINE, STANDARD_DEPTHS, Announcement, data_service, read_bytes, size_class, spec_service
 from .wait import Poller
 
 __all__ = ["Poller", "Subscriber"]
@@ -31,7 +31,11 @@ _KEPT_GAPS = 256
 _KEPT_SPECS = 256
 _SLICE_S = 0.5  # longest single wait, so that Ctrl-C is seen
 
+_LENGTH = "__slice_len"  # the public way to it makes two objects, 0.4 us
+_HEADER_LINES = HEADER.size // LINE
+_HeaderMemory = ctypes.c_char * HEADER.size
 _unpack = HEADER.unpack
+_Layout: TypeAlias = tuple[int, int | None, Any, Any, Any, Any, Any, Any]
 
 
 class Subscriber:
@@ -62,7 +66,7 @@ class Subscriber:
         self._specs: Any = bus.retry(service.subscriber_builder().create, f"read the spec of {topic!r}")
         self._ports: dict[int, Any] = {}
         self._live: list[Any] = []
-        for slot in STANDARD_SLOTS:
+        for slot in STANDARD_DEPTHS:
             self._attach(slot)
         with bus.ledger.locked():
             self._start = self._expected = self._words[NEXT_INDEX]
@@ -76,7 +80,7 @@ class Subscriber:
         self._held: Any = None
         self._held_end = -1
         self._waiting: list[tuple[int, Any, Any]] = []
-        self._views: dict[tuple[int, int], FrameBuffer] = {}
+        self._views: dict[tuple[int, int, int], _Layout] = {}
         self._view_spec: StreamSpec | None = None
         self._blocks = self._frames = self._bytes = self._lost = self._wire = self._unspecified = 0
         self._gaps: deque[tuple[int, int]] = deque(maxlen=_KEPT_GAPS)
@@ -94,6 +98,9 @@ class Subscriber:
             port = self.bus.retry(builder.create, f"read {self.topic!r} (at most 16 readers)")
             self._services.append(service)
             self._ports[slot] = port
+            if not sizes.standard:
+                with self.bus.ledger.locked():
+                    self._words[JOINS] += 1  # so that the publisher sends the history
         return port
 
     def _read_announcements(self) -> None:
@@ -134,7 +141,7 @@ class Subscriber:
             return live[0].receive()
         for port in live:
             if all(port is not held for _, _, held in self._waiting) and (sample := port.receive()) is not None:
-                head = (ctypes.c_char * HEADER.size).from_address(sample.payload_ptr)
+                head = _HeaderMemory.from_address(sample.payload_ptr)
                 self._waiting.append((_unpack(head)[2], sample, port))
         if not self._waiting:
             return None
@@ -202,12 +209,13 @@ class Subscriber:
     def _parse(self, sample: Any) -> FrameBlock | None:
         """Make a block of a sample; None when it is older than this reader or of no known generation."""
         address = sample.payload_ptr
-        room = sample.header.number_of_elements * LINE
-        if room < HEADER.size:
-            raise WireError(f"{room} bytes are no block", "a header has 128")
-        head = _unpack((ctypes.c_char * HEADER.size).from_address(address))
-        layout, flags, index, count, capacity, generation = head[:6]
-        revision, source_index, published_ns, exposed_ns, size, checksum = head[6:]
+        room = getattr(sample, _LENGTH)
+        if room < _HEADER_LINES:
+            raise WireError(f"{room * LINE} bytes are no block", "a header has 128")
+        (
+            layout, flags, index, count, capacity, generation, revision, source_index, published_ns, exposed_ns,
+            size, checksum,
+        ) = _unpack(_HeaderMemory.from_address(address))  # fmt: skip
         if layout != LAYOUT:
             raise WireError(f"block layout {layout}, this is version {LAYOUT}", "restart every process")
         if index < self._start:
@@ -225,40 +233,44 @@ class Subscriber:
         if spec is not self._view_spec:
             self._views.clear()
             self._view_spec = spec
-        buffer = self._views.get((address, capacity))
-        if buffer is None:
-            buffer = self._lay_out(address, room, capacity, spec)
-        ragged = spec.kind == "ragged"
-        if count > capacity or not 0 <= size <= room - data_offset(capacity) or flags >= len(FLAGS):
-            raise WireError(f"header claims {count} of {capacity} frames, {size} bytes in {room}")
-        if not ragged and size != count * spec.frame_bytes:
-            raise WireError(f"{size} payload bytes, {spec.name!r} says {count * spec.frame_bytes}")
+        layout_key = (address, capacity, room)
+        found = self._views.get(layout_key)
+        if found is None:
+            found = self._views[layout_key] = self._lay_out(layout_key, spec)
+        payload_room, frame_bytes, data, time_ns, scan_index, position, dose, frame_flags = found
+        if count > capacity or not 0 <= size <= payload_room or flags >= len(FLAGS):
+            raise WireError(f"header claims {count} of {capacity} frames, {size} bytes in {room * LINE}")
+        if frame_bytes is None:  # ragged
+            data = data[:size]
+        elif size != count * frame_bytes:
+            raise WireError(f"{size} payload bytes, {spec.name!r} says {count * frame_bytes}")
+        if count != capacity:
+            time_ns, scan_index, position = time_ns[:count], scan_index[:count], position[:count]
+            dose, frame_flags = dose[:count], frame_flags[:count]
+            if frame_bytes is not None:
+                data = data[:count]
         self._blocks += 1
         self._frames += count
         self._bytes += size
-        if count == capacity and not ragged:
-            columns = (buffer.data, buffer.time_ns, buffer.scan_index, buffer.position, buffer.dose, buffer.flags)
-        else:
-            columns = (
-                buffer.data[: size if ragged else count], buffer.time_ns[:count], buffer.scan_index[:count],
-                buffer.position[:count], buffer.dose[:count], buffer.flags[:count],
-            )  # fmt: skip
         return FrameBlock(
             spec, index, count, FLAGS[flags], generation, revision, source_index, published_ns, exposed_ns,
-            checksum, *columns,
+            checksum, data, time_ns, scan_index, position, dose, frame_flags,
         )  # fmt: skip
 
-    def _lay_out(self, address: int, room: int, capacity: int, spec: StreamSpec) -> FrameBuffer:
-        if room < block_bytes(spec, 0 if spec.kind == "ragged" else capacity) or room < data_offset(capacity):
+    def _lay_out(self, where: tuple[int, int, int], spec: StreamSpec) -> _Layout:
+        """Lay a block's views over (address, capacity, cache lines); raises WireError when it can't be one."""
+        address, capacity, room = where[0], where[1], where[2] * LINE
+        ragged = spec.kind == "ragged"
+        if room < data_offset(capacity) or (not ragged and room < block_bytes(spec, capacity)):
             raise WireError(f"{room} bytes can't hold {capacity} frames of {spec.name!r}")
         memory = np.frombuffer(memoryview((ctypes.c_uint8 * room).from_address(address)), np.uint8)
         memory.flags.writeable = False
-        buffer = FrameBuffer.over(memory, spec, capacity)
-        if spec.kind != "ragged":  # a ragged view is as long as its sample, so it is made anew
-            if len(self._views) >= _CACHED_VIEWS:
-                self._views.clear()
-            self._views[address, capacity] = buffer
-        return buffer
+        one = FrameBuffer.over(memory, spec, capacity)
+        if len(self._views) >= _CACHED_VIEWS:
+            self._views.clear()
+        frame_bytes = None if ragged else spec.frame_bytes
+        columns = (one.data, one.time_ns, one.scan_index, one.position, one.dose, one.flags)
+        return (room - data_offset(capacity), frame_bytes, *columns)
 
     def _note_gap(self, index: int) -> None:
         if index > self._expected:

@@ -33,7 +33,8 @@ NODES = 64
 LINE = 64
 DEPTH_BYTES = 64 << 20
 RIG_BUDGET_BYTES = 256 << 20
-STANDARD_SLOTS = (256 << 10, 1 << 20)
+# a quarter and a whole MiB of frames, with room for their header and columns: depth in blocks
+STANDARD_DEPTHS = {320 << 10: 256, 1280 << 10: 64}
 SPEC_BYTES, SPEC_DEPTH = 4096, 64
 EVENTS = "events"
 EVENT_BYTES, EVENT_DEPTH, EVENT_WRITERS = 2048, 256, 32
@@ -79,9 +80,9 @@ def lines(size: int) -> int:
 
 def size_class(max_block_bytes: int) -> Sizes:
     """Return the class of blocks up to `max_block_bytes`; deeper where blocks are small."""
-    for slot in STANDARD_SLOTS:
+    for slot, depth in STANDARD_DEPTHS.items():
         if max_block_bytes <= slot:
-            return Sizes(slot, DEPTH_BYTES // slot, True)
+            return Sizes(slot, depth, True)
     slot = 1 << (max_block_bytes - 1).bit_length()
     return Sizes(slot, max(4, DEPTH_BYTES // slot), False)
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import enum
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -152,8 +153,7 @@ class FrameBuffer:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class FrameBlock:
+class FrameBlock(msgspec.Struct, frozen=True, eq=False):  # made once a block: 0.2 us, a frozen dataclass takes 3
     """N frames as a reader sees them: read-only views, valid until the reader's `process` returns.
 
     data (N, *frame_shape); time_ns, scan_index, position, dose, frame_flags: see FrameBuffer.
@@ -214,7 +214,7 @@ class FrameBlock:
 
     def copy(self) -> FrameBlock:
         """Return a block with memory of its own, to keep after `process` returned."""
-        return replace(
+        return msgspec.structs.replace(
             self,
             data=self.data.copy(),
             time_ns=self.time_ns.copy(),
