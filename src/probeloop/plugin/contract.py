@@ -231,8 +231,12 @@ class Plan(DropIn):
     Propose tuples; Checkpoint None. It returns a summary (plain data) that must hold "succeeded": bool and "message".
     A refused command raises RefusedError, a failed one DriverError, at the yield. A plan that is out of budget,
     aborted or stopped gets a RefusedError whose `limit` is "budget", "abort" or "stop" at its next step: it may
-    catch it to return what it has, but gets no further answer.
+    catch it to return what it has. After "budget" only what measures nothing is answered, after the others nothing.
     """
+
+    def inputs(self) -> tuple[str, ...]:
+        """Return the topics it reduces; they are read without loss from before the first step on."""
+        return ()
 
     @abstractmethod
     def run(self, ctx: PlanContext) -> PlanSteps:
