@@ -63,14 +63,16 @@ class Limits(Settings):
 
 
 def tightened(own: Limits, wanted: Limits, where: str = "limits") -> Limits:
-    """Return the driver's `own` limits narrowed to `wanted`; raises SettingsError where that would loosen one."""
+    """Return the driver's `own` limits narrowed to `wanted` (None = as they are).
+
+    Raises SettingsError with every one that this would loosen.
+    """
     problems: list[Problem] = []
     merged: dict[str, object] = {}
     for name in Limits.__struct_fields__:
         mine, new = getattr(own, name), getattr(wanted, name)
-        default = Limits.__struct_defaults__
         merged[name] = mine
-        if new is None or new == {} or new == () or (name != "region" and new in default and new != mine):
+        if new is None:
             continue
         if _looser(name, mine, new):
             problems.append(Problem(f"{where}.{name}", f"{new!r} is looser than the instrument's own", repr(mine)))

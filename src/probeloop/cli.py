@@ -1,0 +1,161 @@
+"""The command line: thin words over the rooms that do the work. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .data.errors import ProbeloopError, SettingsError
+
+_EXAMPLES = {
+    "demo": "probeloop demo stem --headless --seconds 30 --seed 1 --json",
+    "run": "probeloop run pto-beps --headless --record sessions\n  "
+    'probeloop run my-rig.toml --set instrument.file=loops.h5 --set "instrument.pixel_size=5 nm"',
+    "gui": "probeloop gui --connect demo-stem",
+    "stop": "probeloop stop",
+    "list": "probeloop list --json",
+    "new": "probeloop new plugin my_filter",
+    "check": "probeloop check plugins/annular_detector.py",
+    "replay": "probeloop replay sessions/2026-03-01_120000_demo-stem",
+    "bench": "probeloop bench loop --what autofocus --seeds 20 --json",
+    "doctor": "probeloop doctor",
+    "schema": "probeloop schema commands",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="probeloop",
+        description="Closes the loop between a microscope's detector and its probe.",
+        epilog="probeloop COMMAND --help shows an example of each.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and end")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:\n  {_EXAMPLES[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    demo = add("demo", "simulated microscope, live plug-ins, closed loop; with a window where there is a screen")
+    demo.add_argument("what", nargs="?", default="stem", help="which microscope (default: stem)")
+    run = add("run", "run a rig: instrument, plug-ins, plan, record")
+    run.add_argument("rig", help="name of a shipped rig, or the path of a .toml")
+    replay = add("replay", "play a recorded session again as an instrument")
+    replay.add_argument("session", help="folder of the session")
+    for each in (demo, run, replay):
+        each.add_argument("--plan", help="run this plan instead of the rig's")
+        each.add_argument("--seed", type=int, help="seed of everything random")
+        each.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the rig")
+        each.add_argument("--record", metavar="DIR", help="folder for the session (default: ./sessions)")
+        each.add_argument("--headless", action="store_true", help="no window; a report.html instead")
+        each.add_argument("--seconds", type=float, help="end after this long [s]")
+        each.add_argument("--json", action="store_true", help="print the summary as JSON")
+    gui = add("gui", "open the window of a rig that runs")
+    stop = add("stop", "STOP: the instrument goes to its safe state, every queue is flushed")
+    for each in (gui, stop):
+        each.add_argument("--connect", metavar="RIG", help="name of the running rig (default: the only one)")
+    listing = add("list", "drop-ins found, and why any was not loaded")
+    listing.add_argument("--json", action="store_true", help="print as JSON")
+    new = add("new", "write a drop-in to start from")
+    new.add_argument("kind", choices=["plugin"], help="what to write")
+    new.add_argument("name", help="its name: small letters, digits, _")
+    new.add_argument("--folder", help="where (default: your plug-in folder, which running rigs watch)")
+    check = add("check", "hold a drop-in against its contract")
+    check.add_argument("path", help="the file or folder of the drop-in")
+    bench = add("bench", "measure")
+    bench.add_argument("name", help="what to measure: loop")
+    bench.add_argument("--what", default="autofocus", help="for loop: which drop-in (default: autofocus)")
+    bench.add_argument("--seeds", type=int, default=20, help="how many seeds (default: 20)")
+    bench.add_argument("--seed", type=int, default=0, help="the first seed")
+    bench.add_argument("--json", action="store_true", help="print as JSON")
+    add("doctor", "what this machine has and lacks, and the next move").add_argument("--json", action="store_true")
+    schema = add("schema", "print the JSON Schema of commands, requests, events; or the gate's table")
+    schema.add_argument(
+        "what", nargs="?", default="commands", choices=["commands", "requests", "events", "rig", "gate"]
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code. Errors are one line with the next move."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.version:
+        from importlib.metadata import version
+
+        _say(f"probeloop {version('probeloop')}")
+        return 0
+    if options.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return _dispatch(options)
+    except SettingsError as error:
+        for problem in error.problems:
+            _complain(str(problem))
+        if error.next_move:
+            _complain(error.next_move)
+        return 2
+    except ProbeloopError as error:
+        _complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    match options.command:
+        case "demo" | "run" | "replay":
+            from .rig.run import run
+
+            return run(options)
+        case "stop":
+            from .rig.client import stop
+
+            _say(stop(options.connect))
+            return 0
+        case "gui":
+            from .rig.run import open_window
+
+            return open_window(options.connect)
+        case "bench":
+            from .rig.catalogue import bench
+
+            return bench(options)
+        case "doctor":
+            from .rig.doctor import doctor
+
+            return doctor(options)
+        case _:
+            from .rig import catalogue
+
+            return int(getattr(catalogue, options.command)(options))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"probeloop: {text}\n")
+
+
+def emit_json(value: Any) -> None:
+    """Print a summary as JSON."""
+    import json
+
+    _say(json.dumps(value, indent=2, default=str, allow_nan=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The commands about drop-ins: list, new, check, bench; and schema."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..data.errors import DropInError, ProbeloopError
+from ..discover import found, load_commands, plugin_folder
+
+_TEMPLATE = '''"""{title}: one number per frame.
+
+Say here what it measures, in one or two sentences.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+
+from probeloop.api import FrameBlock, FrameTransform, Outputs, Settings, StreamSpec, quantity
+
+
+class {cls}(FrameTransform):
+    """Mean counts above a threshold."""
+
+    class Parameters(Settings):
+        """Live controls in the window."""
+
+        threshold: Annotated[float, quantity("counts", ge=0, le=65535)] = 1.0
+
+    def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
+        """Return one float per frame."""
+        return {{"value": StreamSpec(name="value", kind="values", dtype="<f4", nav=spec.nav, units="counts",
+                                    origin=spec.origin, sync=spec.sync)}}
+
+    def process(self, block: FrameBlock) -> Outputs:
+        """Return (N,) float32."""
+        frames = block.data.reshape(block.count, -1).astype(np.float32)
+        frames[frames < self.parameters.threshold] = 0.0
+        return {{"value": frames.mean(axis=1)}}
+'''
+
+
+def list(options: argparse.Namespace) -> int:  # noqa: A001 - the command's own name
+    """Print every drop-in found, and why any was not loaded."""
+    rows = found()
+    if options.json:
+        from ..cli import emit_json
+
+        emit_json([{name: getattr(row, name) for name in row.__struct_fields__} for row in rows])
+        return 0
+    width = max((len(row.name) for row in rows), default=0) + 2
+    for row in rows:
+        sys.stdout.write(f"{row.name:{width}}{row.kind or '?':16}{row.error or row.summary}\n")
+    broken = sum(1 for row in rows if row.error)
+    sys.stdout.write(f"\n{len(rows)} drop-ins, {broken} not loaded; yours go into {plugin_folder()}\n")
+    return 0
+
+
+def new(options: argparse.Namespace) -> int:
+    """Write a plug-in to start from."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", options.name):
+        raise DropInError(f"{options.name!r} is no name for a plug-in", "small letters, digits and _, a letter first")
+    folder = Path(options.folder) if options.folder else plugin_folder()
+    path = folder / f"{options.name}.py"
+    if path.exists():
+        raise DropInError(f"{path} exists already", "choose another name, or edit it")
+    words = options.name.split("_")
+    text = _TEMPLATE.format(title=" ".join(words).capitalize(), cls="".join(w.capitalize() for w in words))
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    sys.stdout.write(f"{path}\nhold it against its contract: probeloop check {path}\n")
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Hold a drop-in against its contract; exit code 1 when it breaks it."""
+    from ..testing.check import check as check_path
+
+    path = Path(options.path)
+    if not path.exists():
+        raise DropInError(f"no drop-in {path}", "give the path of a .py file or a folder")
+    faults = check_path(path)
+    for fault in faults:
+        sys.stdout.write(f"{path.name}: {fault}\n")
+    if not faults:
+        sys.stdout.write(f"{path.name}: keeps its contract\n")
+    return 1 if faults else 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Run the bench that a drop-in offers, print its figures; exit code 1 when it says it did not pass."""
+    if options.name != "loop":
+        raise ProbeloopError(f"no bench {options.name!r} in this version", "probeloop bench loop --what autofocus")
+    made = load_commands(options.what)
+    run: Any = getattr(made, "bench", None)
+    if run is None:
+        raise DropInError(f"{options.what!r} offers no bench", "its commands.py needs a function bench(options)")
+    figures = run({"seeds": options.seeds, "seed": options.seed, "progress": not options.json})
+    from ..cli import emit_json
+
+    emit_json(figures)
+    return 0 if figures.get("ok", True) else 1
+
+
+def schema(options: argparse.Namespace) -> int:
+    """Print a JSON Schema, or the gate's table."""
+    from ..cli import emit_json
+    from ..data import commands, control
+    from ..data.settings import json_schema
+
+    if options.what == "gate":
+        from ..instrument.limits import table
+
+        sys.stdout.write(table() + "\n")
+        return 0
+    if options.what == "rig":
+        from .schema import Rig
+
+        emit_json(json_schema(Rig))
+        return 0
+    union = {"commands": commands.Command, "requests": control.Request, "events": control.Event}[options.what]
+    emit_json(json_schema(union))
+    return 0

@@ -1,0 +1,153 @@
+"""`probeloop run`, `demo` and `replay`: one run of a rig, from its file to its summary."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..data.errors import BusError, ProbeloopError, SourceError
+from .load import load
+from .schema import PlanEntry, Rig
+from .session import Session
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run what the command line asks for; return the exit code."""
+    started = time.monotonic()
+    rig = _rig(options)
+    headless = options.headless or not has_screen()
+    if not headless:
+        _need("PySide6", "gui", "or add --headless")
+    if not options.headless and headless and not options.json:
+        sys.stderr.write("no screen: running headless, the report says what was seen\n")
+    folder = _session_folder(rig, options.record)
+    session = Session(rig, folder, headless=headless, seconds=options.seconds, quiet=options.json, started=started)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: session.end("interrupted"))
+    summary = session.run()
+    if options.json:
+        from ..cli import emit_json
+
+        emit_json(summary)
+    else:
+        _tell(summary)
+    return 0 if not summary["problems"] else 1
+
+
+def has_screen() -> bool:
+    """True where a window can open."""
+    if sys.platform != "linux":
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def open_window(name: str | None) -> int:
+    """Open the window of a running rig in this process; raises BusError when there is none, or no screen."""
+    if not has_screen():
+        raise BusError("there is no screen here", "set DISPLAY, or run headless: probeloop run RIG --headless")
+    _need("PySide6", "gui", "")
+    from ..discover import load_object
+
+    return int(load_object("probeloop.gui.app", "main")(which_rig(name)))
+
+
+def which_rig(name: str | None) -> str:
+    """Return the id of the running rig called `name`, or of the only one; raises BusError."""
+    from .supervisor import running_rigs
+
+    running = running_rigs()
+    if name is not None and name in running:
+        return name
+    if name is None and len(running) == 1:
+        return running[0]
+    if not running:
+        raise BusError("no rig runs on this machine", "start one: probeloop demo stem")
+    raise BusError(
+        f"no rig {name!r} runs here" if name else "several rigs run here",
+        f"say which: --connect {' | '.join(running)}",
+    )
+
+
+def _rig(options: argparse.Namespace) -> Rig:
+    if options.command == "replay":
+        folder = Path(options.session)
+        if not folder.is_dir():
+            raise SourceError(f"no session {folder}", "give the folder of a session")
+        name = "replay-" + re.sub(r"[^a-z0-9-]+", "-", folder.name.lower()).strip("-")[-30:]
+        settings = [f'instrument.file="{folder.resolve()}"', f'name="{name}"', *options.set]
+        rig = load("replay-session", settings)
+    else:
+        name = f"demo-{options.what}" if options.command == "demo" else options.rig
+        rig = load(name, options.set)
+    plans = rig.plans
+    if options.plan:
+        plans = (_plan(options.plan, rig),)
+    if options.seed is not None:
+        plans = tuple(msgspec.structs.replace(plan, seed=options.seed) for plan in plans)
+        parameters = {**rig.instrument.parameters, "seed": options.seed}
+        rig = msgspec.structs.replace(rig, instrument=msgspec.structs.replace(rig.instrument, parameters=parameters))
+    return msgspec.structs.replace(rig, plans=plans)
+
+
+def _plan(text: str, rig: Rig) -> PlanEntry:
+    """Return the plan of a PLAN.toml, or the rig's own entry of that name, or the bare name."""
+    if text.endswith(".toml"):
+        import tomllib
+
+        from ..data.settings import convert
+
+        try:
+            return convert(PlanEntry, tomllib.loads(Path(text).read_text(encoding="utf-8")), text, spelled=True)
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise SourceError(f"can't read the plan {text}: {error}", "give a name or a .toml file") from None
+    return next((plan for plan in rig.plans if plan.use == text), PlanEntry(use=text))
+
+
+def _session_folder(rig: Rig, record: str | None) -> Path:
+    base = Path(record or rig.record.directory or "sessions").expanduser()
+    stamp = time.strftime("%Y-%m-%d_%H%M%S")
+    for attempt in range(100):
+        folder = base / (f"{stamp}_{rig.name}" + (f"_{attempt}" if attempt else ""))
+        try:
+            folder.mkdir(parents=True)
+            return folder.resolve()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ProbeloopError(
+                f"can't make the session folder {folder}: {error.strerror}", "--record DIR"
+            ) from None
+    raise ProbeloopError(f"{base} is full of sessions of this second", "--record DIR")
+
+
+def _need(module: str, extra: str, other: str) -> None:
+    from ..discover import installed
+
+    if not installed(module):
+        raise ProbeloopError(
+            f"the extra {extra!r} is not installed", f'pip install "probeloop[{extra}]" {other}'.strip()
+        )
+
+
+def _tell(summary: dict[str, Any]) -> None:
+    loop, physical = summary["loop_latency_us"], summary["physical_latency_ms"]
+    lines = [
+        f"commands   {summary['commands_accepted']} accepted, {summary['commands_refused']} refused",
+        f"frames     {summary['frames_published']} published, {summary['frames_lost']} lost",
+    ]
+    if loop["n"]:
+        lines.append(f"loop       {loop['p50']:.0f} µs p50, {loop['p99']:.0f} µs p99 of {loop['n']} closed loops")
+    if physical["p50"] is not None:
+        lines.append(f"physical   {physical['p50']:.1f} ms p50, settling included")
+    lines += [f"plan       {plan.get('plan', '')} {plan['state']}: {plan['reason']}" for plan in summary["plans"]]
+    lines += [f"problem    {problem}" for problem in summary["problems"]]
+    lines += [f"{key:10} {summary[key]}" for key in ("session", "report") if summary.get(key)]
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,171 @@
+"""What a rig file says: an instrument, its limits, plug-ins, plans, and what is recorded (DESIGN.md 3.7)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from ..data.calibration import Calibration
+from ..data.errors import Problem, SettingsError
+from ..data.limits import Limits
+from ..data.settings import Settings, allowed, convert
+
+SCHEMA = 1
+NAME = re.compile(r"^[a-z][a-z0-9_-]{0,40}$")
+RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
+Name = Annotated[str, msgspec.Meta(pattern=NAME.pattern)]
+
+
+class InstrumentEntry(msgspec.Struct, frozen=True):
+    """A driver or simulator by name, with its parameters as the file spelled them."""
+
+    use: str
+    parameters: dict[str, Any] = {}
+
+
+class PluginEntry(Settings):
+    """One running plug-in. input: topics it reads. record: write its outputs. group: shipped ones share a process."""
+
+    use: Name
+    input: tuple[str, ...] = ("camera",)
+    record: bool = True
+    enabled: bool = True
+    own_process: bool = False
+    parameters: dict[str, Any] = {}
+
+
+class PlanEntry(Settings):
+    """A plan by name. seed: of everything random in it. times: how often; 0 = until the operator ends it."""
+
+    use: Name
+    parameters: dict[str, Any] = {}
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    times: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1
+
+
+class RecordEntry(Settings):
+    """What is written: topics of the instrument (None = all of them), and where (None = the sessions folder)."""
+
+    topics: tuple[str, ...] | None = None
+    directory: str | None = None
+    fsync: bool = False
+
+
+class Rig(msgspec.Struct, frozen=True, kw_only=True):
+    """A rig, checked as far as that is possible without its instrument."""
+
+    name: str
+    description: str = ""
+    folder: str = ""
+    instrument: InstrumentEntry
+    limits: dict[str, Any] = {}
+    plugins: dict[str, PluginEntry] = {}
+    plans: tuple[PlanEntry, ...] = ()
+    record: RecordEntry = RecordEntry()
+    calibrations: tuple[Calibration, ...] = ()
+    plugin_folders: tuple[str, ...] = ()
+    memory_budget_mb: int = 256
+    source: str = ""
+
+
+def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = "") -> Rig:
+    """Make a Rig of a parsed file; raises SettingsError with every fault, its key path and what is allowed."""
+    problems: list[Problem] = []
+    known = {"schema", "name", "description", "instrument", "limits", "plugins", "plan", "record", "calibrations",
+             "plugin_folders", "memory_budget"}  # fmt: skip
+    problems += [Problem(str(key), "unknown", ", ".join(sorted(known))) for key in values if key not in known]
+    if values.get("schema") != SCHEMA:
+        problems.append(Problem("schema", f"{values.get('schema')!r}", f"{SCHEMA}"))
+    name = values.get("name", name)
+    if not isinstance(name, str) or not NAME.match(name) or name.split("-")[0] in RESERVED:
+        problems.append(Problem("name", f"{name!r}", "small letters, digits, - and _, a letter first, 41 at most"))
+    instrument = _instrument(values.get("instrument"), problems)
+    plugins = {}
+    for key, entry in _table(values, "plugins", problems).items():
+        if not NAME.match(key):
+            problems.append(Problem(f"plugins.{key}", "is no name", "small letters, digits, - and _"))
+        made = _convert(PluginEntry, entry, f"plugins.{key}", problems)
+        if made is not None:
+            plugins[key] = made
+    plans = values.get("plan", [])
+    plans = [plans] if isinstance(plans, Mapping) else plans
+    made_plans = [_convert(PlanEntry, each, f"plan[{i}]", problems) for i, each in enumerate(plans)]
+    record = _convert(RecordEntry, _table(values, "record", problems), "record", problems)
+    limits = _limits(_table(values, "limits", problems), problems)
+    calibrations = _calibrations(values.get("calibrations", []), problems)
+    budget = values.get("memory_budget", 256)
+    if not isinstance(budget, int) or not 16 <= budget <= 65536:
+        problems.append(Problem("memory_budget", f"{budget!r}", "16 <= MiB of shared memory <= 65536"))
+    if problems:
+        raise SettingsError(problems, f"mend {source or 'the rig file'}")
+    assert instrument is not None
+    return Rig(
+        name=name,
+        description=str(values.get("description", "")),
+        folder=folder,
+        instrument=instrument,
+        limits=limits,
+        plugins=plugins,
+        plans=tuple(plan for plan in made_plans if plan is not None),
+        record=record or RecordEntry(),
+        calibrations=calibrations,
+        plugin_folders=tuple(values.get("plugin_folders", ())),
+        memory_budget_mb=budget,
+        source=source,
+    )
+
+
+def limits_of(own: Limits, wanted: Mapping[str, Any]) -> Limits:
+    """Return the instrument's `own` limits narrowed by what the rig says; raises SettingsError where it loosens one."""
+    from ..data.limits import tightened
+
+    given = convert(Limits, {"region": own.region, **wanted}, "limits", spelled=True)
+    values = {name: getattr(given if name in wanted else own, name) for name in Limits.__struct_fields__}
+    return tightened(own, Limits(**values))
+
+
+def _instrument(entry: Any, problems: list[Problem]) -> InstrumentEntry | None:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("use"), str):
+        problems.append(Problem("instrument.use", "missing", "the name of a driver or simulator: probeloop list"))
+        return None
+    return InstrumentEntry(entry["use"], {key: value for key, value in entry.items() if key != "use"})
+
+
+def _limits(entry: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    try:
+        convert(Limits, {"region": ((0.0, 0.0), (0.0, 0.0)), **entry}, "limits", spelled=True)
+    except SettingsError as error:
+        problems.extend(error.problems)
+    return dict(entry)
+
+
+def _calibrations(entries: Any, problems: list[Problem]) -> tuple[Calibration, ...]:
+    made = []
+    for i, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+        try:
+            made.append(msgspec.convert(entry, Calibration))
+        except msgspec.ValidationError as error:
+            problems.append(Problem(f"calibrations[{i}]", str(error), allowed(Calibration)))
+    return tuple(made)
+
+
+def _table(values: Mapping[str, Any], key: str, problems: list[Problem]) -> Mapping[str, Any]:
+    table = values.get(key, {})
+    if isinstance(table, Mapping):
+        return table
+    problems.append(Problem(key, f"{table!r}", f"a table: [{key}]"))
+    return {}
+
+
+def _convert(cls: type[Any], entry: Any, where: str, problems: list[Problem]) -> Any:
+    if not isinstance(entry, Mapping):
+        problems.append(Problem(where, f"{entry!r}", "a table"))
+        return None
+    try:
+        return convert(cls, entry, where, spelled=True)
+    except SettingsError as error:
+        problems.extend(error.problems)
+        return None

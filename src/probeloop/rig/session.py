@@ -1,0 +1,223 @@
+"""One run of a rig: its processes, its plans one after the other, its end, its summary."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..bus.event import EventReader, EventWriter
+from ..bus.node import Bus
+from ..bus.request import Client
+from ..bus.topic import check_budget
+from ..data import control
+from ..data.errors import BusError, ProbeloopError, RefusedError, WireError
+from .schema import PlanEntry, Rig
+from .summary import Summary
+from .supervisor import RigLock, Supervisor, told
+from .watch import PluginWatch
+
+_READY_S = 60.0
+_TICK_S = 0.25
+
+
+class Session:
+    """Runs a rig from start to summary. `end` may be called from a signal handler."""
+
+    def __init__(self, rig: Rig, folder: Path, *, headless: bool, seconds: float | None, quiet: bool,
+                 started: float | None = None) -> None:  # fmt: skip
+        self.rig, self.folder, self.headless, self.seconds, self.quiet = rig, folder, headless, seconds, quiet
+        self.started = time.monotonic() if started is None else started
+        self.summary = Summary()
+        self._end = threading.Event()
+        self._why = ""
+
+    def end(self, why: str) -> None:
+        """Ask the run to end in order."""
+        self._why = self._why or why
+        self._end.set()
+
+    def run(self) -> dict[str, Any]:
+        """Run everything; return the summary. Raises ProbeloopError when the rig can't start."""
+        lock = RigLock(self.rig.name)
+        try:
+            with Bus(self.rig.name, "supervisor") as bus:
+                bus.clean_stale()
+                return self._run_on(bus)
+        finally:
+            lock.release()
+
+    def _run_on(self, bus: Bus) -> dict[str, Any]:
+        reader, writer = EventReader(bus), EventWriter(bus)
+        supervisor = Supervisor(self.rig, bus, self.folder)
+        self._reader, self._writer, self._supervisor = reader, writer, supervisor
+        self._bus = bus
+        try:
+            self._start()
+            ready_s = time.monotonic() - self.started
+            for plan in self.rig.plans:
+                times = 0
+                while not self._ended() and (plan.times == 0 or times < plan.times):
+                    if not self._run_plan(plan):
+                        break
+                    times += 1
+            while not self.headless and not self._ended():
+                self._turn()
+            while self.headless and not self.rig.plans and not self._ended():
+                self._turn()
+            published = self._published()
+        finally:
+            self._close()
+        return self._finish(ready_s, published)
+
+    def _start(self) -> None:
+        start = self._supervisor.start
+        instrument = start("instrument", "instrument", needed=True)
+        start("guard", "guard")
+        start("recorder", "recorder")
+        self._watch = PluginWatch(self._supervisor, self._bus, self.rig)
+        self._watch.start()
+        start("experiment", "experiment")
+        if not self.headless:
+            start("window", "window", restart=False)
+            start("stop_window", "stop_window")
+        state = self._wait_ready("instrument", instrument)
+        sizes = {topic: int(size) for topic, size in state.get("topics", {}).items()}
+        check_budget({topic: max(size, 2**20) for topic, size in sizes.items()}, self.rig.memory_budget_mb * 2**20)
+        self._wait_ready("recorder", self._supervisor.children["recorder"])
+        self._watch.wait_ready(_READY_S)
+        self._wait_ready("experiment", self._supervisor.children["experiment"])
+
+    def _wait_ready(self, service: str, child: Any) -> dict[str, Any]:
+        deadline = time.monotonic() + _READY_S
+        while time.monotonic() < deadline and not self._end.is_set():
+            try:
+                reply = self.ask(service, control.Describe(), timeout_s=0.3)
+            except BusError:
+                reply = None
+            if isinstance(reply, control.Description):
+                return reply.state
+            if not child.alive:
+                raise ProbeloopError(self._supervisor.error_of(child))
+            self._turn(0.02)
+        if self._end.is_set():
+            raise ProbeloopError(self._why or "interrupted")
+        raise ProbeloopError(f"{service} is not ready after {_READY_S:g} s", f"see {self.folder}/log/{service}.log")
+
+    def ask(self, service: str, request: control.Request, timeout_s: float = 2.0) -> control.Reply:
+        """Send a request to a process of the rig; raises BusError when it does not answer."""
+        client = Client(self._bus, service)
+        try:
+            return control.decode_reply(client.call(control.encode(request), timeout_s))
+        finally:
+            client.close()
+
+    def _run_plan(self, plan: PlanEntry) -> bool:
+        """Run one plan to its end; False when nothing further should run."""
+        before = len(self.summary.plans)
+        request = control.Run(plan=plan.use, parameters=plan.parameters, seed=plan.seed)
+        try:
+            reply = self.ask("experiment", request, timeout_s=10.0)
+            if isinstance(reply, control.Refused):
+                raise RefusedError(reply.reason, reply.limit, reply.allowed)
+        except ProbeloopError as error:
+            self.summary.problems.append(f"plan {plan.use!r}: {error}")
+            return False
+        while not self._ended() and len(self.summary.plans) == before:
+            self._turn()
+        if len(self.summary.plans) == before:
+            self._abort()
+            return False
+        return bool(self.summary.plans[-1]["state"] == "finished")
+
+    def _abort(self) -> None:
+        before, deadline = len(self.summary.plans), time.monotonic() + 3.0
+        try:
+            self.ask("experiment", control.Abort(reason=self._why or "the time is over"))
+        except BusError:
+            return
+        while len(self.summary.plans) == before and time.monotonic() < deadline:
+            self._turn()
+
+    def _turn(self, seconds: float = _TICK_S) -> None:
+        """Take the events that are there, wait for more, look after the processes."""
+        for body in self._reader.read(seconds):
+            try:
+                event = control.decode_event(body)
+            except WireError:
+                continue
+            self.summary.take(event)
+            if isinstance(event, control.Progress):
+                self._show(event)
+        for event in [*self._supervisor.look(), *self._watch.look()]:
+            self._writer.write(told(event))
+
+    def _ended(self) -> bool:
+        if self.seconds is not None and time.monotonic() - self.started > self.seconds:
+            self.end(f"{self.seconds:g} s are over")
+        if self._supervisor.ended:
+            window = "window" in self._supervisor.ended
+            if not window and self._supervisor.ended not in self.summary.problems:
+                self.summary.problems.append(self._supervisor.ended)
+            self.end(self._supervisor.ended)
+        return self._end.is_set()
+
+    def _show(self, progress: control.Progress) -> None:
+        if self.quiet or not sys.stderr.isatty():
+            return
+        share = progress.done / progress.total if progress.total else 0.0
+        eta = f", {progress.eta:.0f} s left" if progress.eta is not None else ""
+        sys.stderr.write(f"\r{progress.target}: {share:4.0%}{eta} {progress.message[:60]:60}")
+
+    def _published(self) -> dict[str, int]:
+        """Return the frames that the recorder took of each topic."""
+        try:
+            reply = self.ask("recorder", control.Describe())
+        except BusError:
+            return {}
+        topics = reply.state.get("topics", {}) if isinstance(reply, control.Description) else {}
+        return {name: int(entry.get("frames", 0)) for name, entry in topics.items()}
+
+    def _close(self) -> None:
+        self._end.set()
+        begun = time.monotonic()
+        self.killed = self._supervisor.stop(["window", "stop_window", "experiment", "instrument", "guard",
+                                             *self._watch.names, "recorder"])  # fmt: skip
+        self.shutdown_s = time.monotonic() - begun
+        for body in self._reader.read(0.0):
+            try:
+                self.summary.take(control.decode_event(body))
+            except WireError:
+                continue
+        self._watch.close()
+        self._reader.close()
+        self._writer.close()
+        self._bus.clean_stale()
+
+    def _finish(self, ready_s: float, published: dict[str, int]) -> dict[str, Any]:
+        from ..record.report import write_report
+
+        summary = self.summary.as_dict()
+        summary |= {
+            "rig": self.rig.name,
+            "frames_published": sum(published.values()),
+            "frames_by_topic": published,
+            "session": str(self.folder),
+            "ready_s": round(ready_s, 2),
+            "shutdown_s": round(self.shutdown_s, 2),
+            "killed": self.killed,
+            "ended": self._why,
+        }
+        haadf = sorted(self.folder.glob("haadf*/*.zspy"), key=lambda path: path.stat().st_mtime)
+        summary["haadf_file"] = str(haadf[-1]) if haadf else None
+        (self.folder / "summary.json").write_bytes(msgspec.json.encode(summary))
+        try:
+            summary["report"] = str(write_report(self.folder))
+        except ProbeloopError as error:
+            summary["report"] = None
+            summary["problems"] = [*summary["problems"], str(error)]
+        return summary

@@ -1,0 +1,234 @@
+"""Starts the processes of a rig, watches them, starts what died again, and ends them all.
+
+Kept light: no arrays are looked at here. The supervisor can die at any moment: its children then go safe and end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from ..bus.node import Bus
+from ..data.control import Event, Remark, StateChange, encode
+from ..data.errors import BusError
+from .process import ProcessConfig, Role
+from .schema import Rig
+
+_BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+_TOO_OFTEN = (5, 600.0)
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def rig_folder() -> Path:
+    """Return where running rigs of this user lock their names."""
+    folder = Path(tempfile.gettempdir()) / f"probeloop-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+class RigLock:
+    """Holds the name of a rig on this host while it runs; raises BusError when it runs already."""
+
+    def __init__(self, rig_id: str) -> None:
+        self.path = rig_folder() / f"{rig_id}.lock"
+        self._file: IO[str] = self.path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            who = self._file.read().strip() or "?"
+            self._file.close()
+            raise BusError(
+                f"the rig {rig_id!r} runs already (process {who})",
+                f"look at it: probeloop gui --connect {rig_id}; or end it there, or with: kill {who}",
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let the name go."""
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def running_rigs() -> list[str]:
+    """Return the names of the rigs that run on this host now."""
+    names = []
+    for path in sorted(rig_folder().glob("*.lock")):
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)  # nobody holds it: left by a killed run
+            except OSError:
+                names.append(path.stem)
+    return names
+
+
+@dataclass
+class Child:
+    """One process of the rig. needed: the run ends when it dies."""
+
+    config: ProcessConfig
+    needed: bool = False
+    restart: bool = True
+    popen: subprocess.Popen[bytes] | None = None
+    deaths: list[float] = field(default_factory=list)
+    due: float = 0.0
+    off: bool = False
+
+    @property
+    def alive(self) -> bool:
+        """True while the process runs."""
+        return self.popen is not None and self.popen.poll() is None
+
+
+class Supervisor:
+    """The processes of one run. Not thread-safe: one thread owns it."""
+
+    def __init__(self, rig: Rig, bus: Bus, session: Path) -> None:
+        self.rig, self.bus, self.session = rig, bus, session
+        self.children: dict[str, Child] = {}
+        self.ended: str = ""
+        self._stopping = False
+        (session / "log").mkdir(parents=True, exist_ok=True)
+        _become_subreaper()
+
+    def start(self, role: Role, name: str, *, plugins: Iterable[str] = (), needed: bool = False,
+              restart: bool = True, origin: str = "") -> Child:  # fmt: skip
+        """Start a process and watch it from now on."""
+        config = ProcessConfig(
+            role=role, name=name, rig=self.rig, session=str(self.session), plugins=tuple(plugins), origin=origin
+        )
+        child = Child(config, needed, restart)
+        self.children[name] = child
+        self._spawn(child)
+        return child
+
+    def _spawn(self, child: Child) -> None:
+        log = self.session / "log"
+        path = log / f"{child.config.name}.json"
+        path.write_bytes(msgspec.json.encode(child.config))
+        (log / f"{child.config.name}.error").unlink(missing_ok=True)
+        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PROBELOOP_RIG": self.rig.name}
+        with (log / f"{child.config.name}.log").open("ab") as out:
+            child.popen = subprocess.Popen(
+                [sys.executable, "-m", "probeloop.rig.process", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                env=environment,
+            )
+
+    def error_of(self, child: Child) -> str:
+        """Return the one line that a process left when it failed, or how it ended."""
+        path = self.session / "log" / f"{child.config.name}.error"
+        if path.exists():
+            return path.read_text(encoding="utf-8").strip()
+        code = child.popen.poll() if child.popen else None
+        how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with code {code}"
+        return f"the process {child.config.name!r} {how}"
+
+    def look(self) -> list[Event]:
+        """Notice what died, start it again when its time has come; return what to tell. Call about 4 times a second."""
+        told: list[Event] = []
+        now = time.monotonic()
+        for name, child in self.children.items():
+            if child.alive or child.off or self._stopping:
+                continue
+            if child.popen is not None:
+                told += self._buried(name, child, now)
+            elif now >= child.due:
+                self._spawn(child)
+                told.append(StateChange(target=name, state="restarted", reason="", process="supervisor"))
+        return told
+
+    def _buried(self, name: str, child: Child, now: float) -> list[Event]:
+        code = child.popen.poll() if child.popen else 0
+        why = self.error_of(child)
+        kill_group(child)
+        child.popen = None
+        if code == 0 and child.config.role in ("window", "stop_window"):
+            child.off = True
+            if child.config.role == "window":
+                self.ended = self.ended or "the window was closed"
+            return [StateChange(target=name, state="closed", process="supervisor")]
+        child.deaths = [t for t in child.deaths if now - t < _TOO_OFTEN[1]] + [now]
+        if child.needed:
+            child.off = True
+            self.ended = self.ended or why
+        elif not child.restart or len(child.deaths) >= _TOO_OFTEN[0]:
+            child.off = True
+            why += "; it is off now"
+        else:
+            child.due = now + _BACK_OFF_S[min(len(child.deaths), len(_BACK_OFF_S)) - 1]
+        state = "off" if child.off else "died"
+        return [
+            StateChange(target=name, state=state, reason=why, process="supervisor"),
+            Remark(text=why, level="error", process="supervisor"),
+        ]
+
+    def stop(self, order: Iterable[str], seconds: float = 3.0) -> list[str]:
+        """End every process, those of `order` first, one after the other; return what had to be killed."""
+        self._stopping = True
+        killed = []
+        deadline = time.monotonic() + seconds
+        first = [name for name in order if name in self.children]
+        rest = [name for name in self.children if name not in first]
+        for group in [[name] for name in first] + [rest]:
+            for name in group:
+                child = self.children[name]
+                if child.alive and child.popen is not None:
+                    child.popen.terminate()
+            for name in group:
+                child = self.children[name]
+                if child.popen is None:
+                    continue
+                try:
+                    child.popen.wait(max(0.3, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    killed.append(name)
+                kill_group(child)
+        return killed
+
+
+def kill_group(child: Child) -> None:
+    """Kill whatever is left of a process and its descendants, and reap it."""
+    if child.popen is None:
+        return
+    try:
+        os.killpg(child.popen.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    child.popen.wait()
+
+
+def _become_subreaper() -> None:
+    """Adopt grandchildren whose parent died, so that none outlives the run (Linux)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def told(event: Event) -> bytes:
+    """Stamp and encode an event of the supervisor's."""
+    stamped = msgspec.structs.replace(event, process="supervisor", time_ns=time.monotonic_ns(), wall=wall())
+    return encode(stamped)
+
+
+def wall() -> str:
+    """Return the wall clock as ISO 8601 with its zone."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
