@@ -21,7 +21,7 @@ demo: $(VENV)/ready-to-run ## simulated microscope, live plug-ins, closed loop: 
 	@$(BIN)/probeloop demo $(DEMO)
 
 test: lint ## everything that is checked: format, lint, types, tests
-	@$(BIN)/python -m pytest -q $(TESTS)
+	@$(BIN)/pytest -q $(TESTS)
 
 lint: $(VENV)/ready-to-develop ## format, lint and types alone
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run make format"; exit 1; }
