@@ -14,8 +14,7 @@ ROOMS := src plugins drivers simulators gui
 .PHONY: help demo test lint format setup wheel clean
 
 help: ## say what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /make \1|/' | column -t -s '|' 2>/dev/null \
-	  || grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST)
+	@awk -F ' ?## ' '/^[a-z]+:.*## / {sub(/:.*/, "", $$1); printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/ready-to-run ## simulated microscope, live plug-ins, closed loop: in a window, or headless with a report
 	@$(BIN)/probeloop demo $(DEMO)
