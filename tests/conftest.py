@@ -15,7 +15,6 @@ from __future__ import annotations
 import gc
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -205,13 +204,3 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no measured files: set PROBELOOP_DATA to their folder")
     return folder
-
-
-@pytest.fixture
-def no_orphans() -> Iterator[None]:
-    """Kill what the test started and did not end, so that one failure does not become many."""
-    before = {process.pid for process in _processes()}
-    yield
-    for process in _processes():
-        if process.pid not in before:
-            os.kill(process.pid, signal.SIGKILL)

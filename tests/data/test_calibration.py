@@ -21,6 +21,14 @@ def test_the_newest_wins_whatever_the_order() -> None:
     assert CalibrationSet((OLD, NEW)).find("beam_current") == NEW
 
 
+def test_time_zones_are_minded_and_no_time_is_the_oldest() -> None:
+    morning = msgspec.structs.replace(OLD, id="m", time="2025-06-01T08:00:00+09:00")
+    midnight = msgspec.structs.replace(OLD, id="n", time="2025-06-01T00:30:00+00:00")
+    undated = msgspec.structs.replace(OLD, id="u", time="")
+    assert CalibrationSet((midnight, morning, undated)).find("beam_current") == midnight
+    assert CalibrationSet((undated, OLD)).find("beam_current") == OLD
+
+
 def test_one_of_another_state_does_not_count() -> None:
     known = CalibrationSet((AT_200,))
     assert known.find("detector_scale", {"voltage": 200e3, "mode": "stem"}) == AT_200

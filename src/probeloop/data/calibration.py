@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -54,7 +56,7 @@ class CalibrationSet(msgspec.Struct, frozen=True):
     def find(self, kind: CalibrationKind, state: Mapping[str, Value] | None = None) -> Calibration | None:
         """Return the newest calibration of `kind` that holds in `state`, or None: shown as "uncalibrated"."""
         fitting = [c for c in self.calibrations if c.kind == kind and _holds(c, state or {})]
-        return max(fitting, key=lambda c: c.time, default=None)
+        return max(fitting, key=_moment, default=None)
 
     def require(self, kind: CalibrationKind, who: str, state: Mapping[str, Value] | None = None) -> Calibration:
         """Return the calibration, or raise CalibrationError that names what is missing, and who needs it."""
@@ -74,6 +76,15 @@ class CalibrationSet(msgspec.Struct, frozen=True):
     def ids(self) -> tuple[str, ...]:
         """The ids, for a generation to name."""
         return tuple(c.id for c in self.calibrations)
+
+
+def _moment(calibration: Calibration) -> float:
+    """Return when it was measured [s], time zones minded; one that says nothing is the oldest."""
+    try:
+        when = datetime.fromisoformat(calibration.time)
+    except ValueError:
+        return -math.inf
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 
 def _holds(calibration: Calibration, state: Mapping[str, Value]) -> bool:

@@ -19,8 +19,10 @@ Dwell = Annotated[float, quantity("s", gt=0.0, le=3600.0)]
 Volt = Annotated[float, quantity("V", ge=-1000.0, le=1000.0)]
 Ampere = Annotated[float, quantity("A", ge=0.0, le=1.0)]
 Radian = Annotated[float, quantity("rad", ge=-7.0, le=7.0)]
+Deflection = Annotated[float, quantity("", ge=-7.0, le=7.0)]  # m or rad, as the deflector
 Hertz = Annotated[float, quantity("Hz", ge=0.0, le=1e10)]
 ElectronVolt = Annotated[float, quantity("eV", ge=-1e6, le=1e6)]
+Dispersion = Annotated[float, quantity("eV/channel", gt=0.0, le=1000.0)]
 Newton = Annotated[float, quantity("N", ge=0.0, le=1.0)]
 Ratio = Annotated[float, quantity("", ge=-1e12, le=1e12)]
 Speed = Annotated[float, quantity("m/s", ge=0.0, le=1.0)]
@@ -117,8 +119,8 @@ class SetShift(_Command, frozen=True):
     """Deflector: beam, image, descan [m] or tilt [rad]."""
 
     which: Literal["beam", "image", "descan", "tilt"]
-    x: Radian
-    y: Radian
+    x: Deflection
+    y: Deflection
 
 
 class MoveStage(_Command, frozen=True):
@@ -147,7 +149,7 @@ class SetSpectrometer(_Command, frozen=True):
     """Spectrometer state; None = leave."""
 
     energy_offset: ElectronVolt | None = None
-    dispersion: Annotated[float, quantity("eV/channel", gt=0.0, le=1000.0)] | None = None
+    dispersion: Dispersion | None = None
     slit: ElectronVolt | None = None
 
 
@@ -249,7 +251,7 @@ class EELS(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     exposure: Dwell
     n: Count = 1
     offset: ElectronVolt | None = None
-    dispersion: ElectronVolt | None = None
+    dispersion: Dispersion | None = None
 
 
 class EDS(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
