@@ -1,0 +1,79 @@
+"""What a plan scans when nobody says: the instrument's region, on the places its scanner can reach."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probeloop.api import InstrumentInfo, Position, Region
+
+MOST = 256  # places a side; a finer scanner grid is visited with a stride
+USUAL = 64  # pixels a side where the scanner's grid says nothing
+DWELL = 1e-3  # [s]
+
+Shape = tuple[int, int]
+
+
+def scan_area(info: InstrumentInfo, region: Region | None, shape: Shape | None) -> tuple[Region, Shape]:
+    """Return what to scan: what was asked for, else all of the region that the limits allow, at the grid's pixels."""
+    if region is not None:
+        return region, shape or (USUAL, USUAL)
+    low, high = info.limits.region
+    if shape is None:
+        return grid_area(info, low, high)
+    return Region((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, high[0] - low[0], high[1] - low[1]), shape
+
+
+def grid_area(info: InstrumentInfo, low: Position, high: Position) -> tuple[Region, Shape]:
+    """Return the scan whose pixel centres are the scanner's places in the box from `low` to `high` [m]."""
+    sides = [_side(info.grid.origin[i], info.grid.step[i], low[i], high[i]) for i in (0, 1)]
+    (x, width, nx), (y, height, ny) = sides
+    return Region(x, y, width, height), (ny, nx)
+
+
+def _side(origin: float, step: float, low: float, high: float) -> tuple[float, float, int]:
+    """Return centre, size [m] and number of pixels along one side."""
+    if step <= 0:
+        return (low + high) / 2, high - low, USUAL
+    first = math.ceil((low - origin) / step - 1e-6)
+    last = max(first, math.floor((high - origin) / step + 1e-6))
+    stride = 1 if last - first < MOST else -(-(last - first + 1) // USUAL)
+    n = (last - first) // stride + 1
+    return origin + step * (first + stride * (n - 1) / 2), n * stride * step, n
+
+
+def dwell(info: InstrumentInfo, wanted: float | None) -> float:
+    """Return the dwell time [s]: the wanted one, else a millisecond, or what comes nearest to it."""
+    low, high = info.limits.dwell_time
+    return wanted if wanted is not None else min(max(DWELL, low), high)
+
+
+def busiest(image: NDArray[Any], window: Shape) -> tuple[float, float, float]:
+    """Return (row, column) [pixels] of the centre of the window with the highest contrast, and that contrast.
+
+    image: (ny, nx, ...), further axes are averaged; NaN = not measured, and does not count. Contrast is the standard
+    deviation over the window; a window that is less than half measured is left out.
+    """
+    flat = np.asarray(image, np.float64)
+    flat = np.abs(image).astype(np.float64) if np.iscomplexobj(image) else flat
+    flat = flat.reshape(*flat.shape[:2], -1).mean(axis=2)
+    known = np.isfinite(flat)
+    centred = np.where(known, flat - (flat[known].mean() if known.any() else 0.0), 0.0)
+    h, w = min(window[0], flat.shape[0]), min(window[1], flat.shape[1])
+    count, total, squares = (_window_sums(each, h, w) for each in (known.astype(float), centred, centred**2))
+    safe = np.maximum(count, 1.0)
+    spread = np.sqrt(np.maximum(squares / safe - (total / safe) ** 2, 0.0))
+    spread[count < h * w / 2] = -1.0
+    row, column = np.unravel_index(int(np.argmax(spread)), spread.shape)
+    return float(row + (h - 1) / 2), float(column + (w - 1) / 2), float(spread[row, column])
+
+
+def _window_sums(values: NDArray[np.float64], h: int, w: int) -> NDArray[np.float64]:
+    """Return the sum over every window of (h, w), by a summed-area table."""
+    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1))
+    table[1:, 1:] = values.cumsum(0).cumsum(1)
+    made: NDArray[np.float64] = table[h:, w:] - table[:-h, w:] - table[h:, :-w] + table[:-h, :-w]
+    return made
