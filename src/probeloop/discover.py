@@ -89,6 +89,17 @@ def found(folders: Iterable[str | Path] = ()) -> tuple[Found, ...]:
 
     Of two with one name and kind the first wins: rig, user, shipped, packages; the other says so.
     """
+    every = [*on_disk(folders), *_in_packages()]
+    seen: dict[tuple[str, str], Found] = {}
+    for i, each in enumerate(every):
+        first = seen.setdefault((each.name, each.kind), each)
+        if first is not each and each.error is None and first.path != each.path:
+            every[i] = replace(each, error=f"hidden by {first.path}, which has the same name")
+    return tuple(every)
+
+
+def on_disk(folders: Iterable[str | Path] = ()) -> list[Found]:
+    """Return what lies in the rig's, the user's and the shipped folders; cheap when nothing changed."""
     every: list[Found] = []
     for folder in folders:
         every += _in_folder(Path(folder), "rig", "")
@@ -97,13 +108,7 @@ def found(folders: Iterable[str | Path] = ()) -> tuple[Found, ...]:
     for room, instrument in ROOMS.items():
         for place in importlib.import_module(room).__path__:
             every += _in_folder(Path(place), "shipped", instrument, room)
-    every += _in_packages()
-    seen: dict[tuple[str, str], Found] = {}
-    for i, each in enumerate(every):
-        first = seen.setdefault((each.name, each.kind), each)
-        if first is not each and each.error is None and first.path != each.path:
-            every[i] = replace(each, error=f"hidden by {first.path}, which has the same name")
-    return tuple(every)
+    return every
 
 
 def find(name: str, kind: str | None = None, folders: Iterable[str | Path] = ()) -> Found:

@@ -18,7 +18,8 @@ from probeloop.data.frame import BlockFlag, FrameBlock
 from probeloop.data.settings import Settings
 from probeloop.data.units import quantity
 from probeloop.plugin.contract import FrameTransform, Scalarizer, ScanTransform
-from probeloop.plugin.host import Host, PluginInstance
+from probeloop.plugin.host import Host
+from probeloop.plugin.instance import PluginInstance
 
 from .conftest import Camera, camera_spec
 

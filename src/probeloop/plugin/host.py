@@ -24,7 +24,8 @@ from ..data.errors import CalibrationError, ContractError, ProbeloopError, Setti
 from ..data.frame import BlockFlag, FrameBlock
 from ..data.settings import convert, json_schema, to_mapping
 from .contract import DropIn, FrameTransform, ScanTransform, kind_of
-from .output import Columns, Output, check_arrays, completed, topic_name
+from .instance import PluginInstance
+from .output import Columns, Output, check_arrays, completed
 from .pulse import Work
 from .scan_map import ScanSoFar
 
@@ -33,25 +34,6 @@ Report = Callable[[Event], None]
 _NOTHING = BlockFlag(0)
 _OLD_BLOCK = 0.3  # [s] until the recorder has written what it had in memory
 _ATTEMPTS = 10
-
-
-class PluginInstance(msgspec.Struct, frozen=True, kw_only=True):
-    """One running plug-in: what the rig says of it, and where it stands.
-
-    name: of the instance, the first part of its topics. use: the drop-in. folders: the rig's. shipped: comes with
-    probeloop, so it may share a process. revision: of its parameters, continued after a restart.
-    """
-
-    name: str
-    use: str
-    input: tuple[str, ...] = ("camera",)
-    parameters: dict[str, Any] = {}
-    spelled: bool = False
-    enabled: bool = True
-    lossless: bool = True
-    revision: int = 0
-    seed: int = 0
-    folders: tuple[str, ...] = ()
 
 
 class Host:
@@ -394,4 +376,4 @@ def _of_generation(block: FrameBlock, generation: int) -> FrameBlock:
     return block if block.generation == generation else msgspec.structs.replace(block, generation=generation)
 
 
-__all__ = ["History", "Host", "PluginInstance", "Report", "topic_name"]
+__all__ = ["History", "Host", "Report"]

@@ -16,17 +16,13 @@ from ..data.axes import StreamSpec
 from ..data.errors import ContractError
 from ..data.frame import BlockFlag, FrameBlock, block_bytes
 from .contract import DropIn, FrameTransform
+from .instance import topic_name
 
 _SMALL_BLOCK = 16 << 10
 _LARGE_BLOCK = 256 << 10
 _ROWS_OF_A_TABLE = 65_536
 _AT_FIRST = BlockFlag.SCAN_BEGIN
 _AT_LAST = BlockFlag.SCAN_END | BlockFlag.ABORTED | BlockFlag.LAST_ROWS
-
-
-def topic_name(instance: str, output: str) -> str:
-    """Return the topic of an output: INSTANCE.OUTPUT."""
-    return f"{instance}.{output}"
 
 
 def completed(plugin: DropIn, instance: str, source: StreamSpec) -> dict[str, StreamSpec]:

@@ -39,18 +39,14 @@ from ..data.errors import BusError, DropInError, ProbeloopError, WireError
 from ..data.settings import convert
 from .backoff import Restarts
 from .contract import Context, DropIn
-from .host import History, Host, PluginInstance
+from .host import History, Host
+from .instance import PluginInstance, service_name
 from .memory import limit_memory
 from .pulse import Work
 
 Check = Callable[[type[Any]], None]
 _IDLE_S = 0.1
 _CRASHED = 3
-
-
-def service_name(instance: str) -> str:
-    """Return the control service of a plug-in instance: plugin.INSTANCE."""
-    return f"plugin.{instance}"
 
 
 def pin_threads() -> None:
