@@ -55,7 +55,7 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True
 
 
 class Describe(_Request, frozen=True):
-    """What are you, and in what state?"""
+    """Ask a process what it is, and in what state."""
 
 
 class SetParameters(_Request, frozen=True):
