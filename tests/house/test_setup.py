@@ -10,22 +10,11 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / ".ci" / "system-libraries"
 WINDOW = "libglib2.0-0 libgl1 libegl1 libxkbcommon0 libfontconfig1 libdbus-1-3"
-ALL_THERE = "\n".join(
-    f"\t{name} (libc6,x86-64) => /lib/{name}"
-    for name in [
-        "libglib-2.0.so.0",
-        "libGL.so.1",
-        "libEGL.so.1",
-        "libxkbcommon.so.0",
-        "libfontconfig.so.1",
-        "libdbus-1.so.3",
-        "libxcb-cursor.so.0",
-        "libxcb-icccm.so.4",
-        "libxcb-keysyms.so.1",
-        "libxcb-shape.so.0",
-        "libxkbcommon-x11.so.0",
-    ]
-)
+NAMES = """
+libglib-2.0.so.0 libGL.so.1 libEGL.so.1 libxkbcommon.so.0 libfontconfig.so.1 libdbus-1.so.3 libxcb-cursor.so.0
+libxcb-icccm.so.4 libxcb-keysyms.so.1 libxcb-shape.so.0 libxkbcommon-x11.so.0
+"""
+ALL_THERE = "\n".join(f"\t{name} (libc6,x86-64) => /lib/{name}" for name in NAMES.split())
 
 
 def run(
