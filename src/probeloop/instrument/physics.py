@@ -1,0 +1,392 @@
+"""The gate's checks of what a command may do to specimen, tip and detector. See checks.py for who may command.
+
+SetOptics, MoveStage and VendorRoutine have no verb in this version, so `known` refuses them first; their checks
+stand, because a driver's verb needs them the day it enters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import commands as c
+from ..data.scan import Position
+from ..data.units import display
+from .gate import FEEDBACK_TABLE, Proposal, Refusal, feedback_event
+
+ELEMENTARY_CHARGE = 1.602176634e-19  # [C], exact in the SI of 2019
+_LATERAL = (c.Scan, c.ScanPath, c.MoveProbe, c.AcquireSpectrum, c.ApplyPulse)
+_EDGE = 1e-12  # relative slack for rounding at the edge of a limit
+
+
+def drift(p: Proposal) -> Refusal | None:
+    """A place of the specimen must be known well enough."""
+    tolerance = getattr(p.command, "position_tolerance", None)
+    if getattr(p.submit.command, "frame", "scan") != "specimen" or tolerance is None or p.drift_sigma <= tolerance:
+        return None
+    return Refusal(
+        f"the drift is known to {display(p.drift_sigma, 'm')} only",
+        f"position_tolerance {display(tolerance, 'm')}",
+        "register again first",
+    )
+
+
+def region(p: Proposal) -> Refusal | None:
+    """Every place touched lies inside the allowed region."""
+    places = visited(p.command)
+    if places is None:
+        return None
+    low, high = np.asarray(p.limits.region)
+    slack = _EDGE * np.maximum(np.abs(low), np.abs(high))
+    inside = np.all((places >= low - slack) & (places <= high + slack), axis=1)
+    if np.all(inside):
+        return None
+    x, y = places[int(np.argmin(inside))]
+    allowed = f"x {low[0]:.6g} to {high[0]:.6g} m, y {low[1]:.6g} to {high[1]:.6g} m"
+    return Refusal(f"({x:.6g}, {y:.6g}) m is outside the region", "region", allowed)
+
+
+def grid(p: Proposal) -> Refusal | None:
+    """Single places lie on the scanner's grid: the sender puts them there."""
+    for position in _single_places(p.command):
+        if not p.info.grid.holds(position):
+            near = p.info.grid.nearest(position)
+            return Refusal(f"({position[0]:.6g}, {position[1]:.6g}) m is off the scanner's grid", "grid", f"{near} m")
+    return None
+
+
+def step(p: Proposal) -> Refusal | None:
+    """No jump of the probe beyond the largest step."""
+    limit = p.limits.max_step
+    if limit is None:
+        return None
+    before = p.state.position
+    for position in _single_places(p.command):
+        length = math.dist(before, position)
+        if length > limit * (1 + _EDGE):
+            return Refusal(
+                f"a jump of {display(length, 'm')}",
+                f"max_step {display(limit, 'm')}",
+                f"steps of at most {limit:g} m",
+            )
+        before = position
+    return None
+
+
+def tip_speed(p: Proposal) -> Refusal | None:
+    """The tip scans no faster than it may."""
+    limit = p.limits.max_tip_speed
+    if limit is None:
+        return None
+    command, length = p.command, 0.0
+    if isinstance(command, c.Scan):
+        length = max(command.region.width / command.shape[1], command.region.height / command.shape[0])
+    elif isinstance(command, c.ScanPath) and len(command.positions) > 1:
+        places = np.asarray(command.positions)
+        length = float(np.max(np.hypot(*np.diff(places, axis=0).T)))
+    else:
+        return None
+    speed = length / command.dwell_time
+    if speed <= limit * (1 + _EDGE):
+        return None
+    return Refusal(
+        f"{speed:.3g} m/s between pixels",
+        f"max_tip_speed {limit:g} m/s",
+        f"a dwell of at least {length / limit:.3g} s",
+    )
+
+
+def dwell(p: Proposal) -> Refusal | None:
+    """Dwell times and exposures are those the electronics can do."""
+    low, high = p.limits.dwell_time
+    command = p.command
+    kind = command.kind if isinstance(command, c.AcquireSpectrum) else None
+    source = command if isinstance(command, c.Scan | c.ScanPath) else kind
+    value = getattr(source, "dwell_time", None) or getattr(source, "exposure", None)
+    value = getattr(source, "pulse_time", None) if value is None else value
+    if value is None or low <= value <= high:
+        return None
+    return Refusal(f"a dwell of {display(value, 's')}", "dwell_time", f"{display(low, 's')} to {display(high, 's')}")
+
+
+def points(p: Proposal) -> Refusal | None:
+    """A scan has no more places than memory and patience allow."""
+    if isinstance(p.command, c.Scan):
+        count = p.command.shape[0] * p.command.shape[1]
+    elif isinstance(p.command, c.ScanPath):
+        count = len(p.command.positions)
+        if not count:
+            return Refusal("a path without a place", "points", "at least 1")
+    else:
+        return None
+    limit = p.limits.max_scan_points
+    return None if count <= limit else Refusal(f"{count} places", f"max_scan_points {limit}", f"at most {limit}")
+
+
+def feedback(p: Proposal) -> Refusal | None:
+    """Feedback changes along its table; out of contact only Approach leads into it."""
+    event = feedback_event(p.command)
+    if event is None or FEEDBACK_TABLE[(p.state.feedback, event)] is not None:
+        return None
+    ways = [e for (s, e), after in FEEDBACK_TABLE.items() if s == p.state.feedback and after and e[0].isupper()]
+    return Refusal(f"{c.name_of(p.command)} while {p.state.feedback}", "feedback", ", ".join(ways))
+
+
+def lateral(p: Proposal) -> Refusal | None:
+    """The tip moves sideways only engaged, lifted or withdrawn."""
+    if not isinstance(p.command, _LATERAL) or p.state.feedback not in ("approaching", "held"):
+        return None
+    if all(place == p.state.position for place in _single_places(p.command)) and not isinstance(
+        p.command, c.Scan | c.ScanPath
+    ):
+        return None  # measuring where it stands is what a held tip is for
+    return Refusal(f"a lateral move while feedback is {p.state.feedback}", "feedback", "engaged, lifted or withdrawn")
+
+
+def bias(p: Proposal) -> Refusal | None:
+    """Every bias that the command reaches is within its bounds."""
+    if p.limits.bias is None:
+        return None
+    low, high = p.limits.bias
+    for value in _biases(p.command):
+        if not low <= value <= high:
+            return Refusal(f"a bias of {value:g} V", "bias", f"{low:g} to {high:g} V")
+    return None
+
+
+def bias_ramp(p: Proposal) -> Refusal | None:
+    """The bias changes no faster than it may."""
+    source = p.command.kind if isinstance(p.command, c.AcquireSpectrum) else p.command
+    if p.limits.bias_ramp is None or not isinstance(source, c.SetBias | c.IV) or source.ramp <= p.limits.bias_ramp:
+        return None
+    return Refusal(f"a ramp of {source.ramp:g} V/s", "bias_ramp", f"at most {p.limits.bias_ramp:g} V/s")
+
+
+def bias_contact(p: Proposal) -> Refusal | None:
+    """In STM, while engaged, the bias stays away from zero: the feedback would drive the tip into the surface."""
+    limit = p.limits.min_bias_engaged
+    if limit is None or p.info.modality != "stm" or p.state.feedback not in ("engaged", "approaching"):
+        if limit is None or p.info.modality != "stm" or not isinstance(p.command, c.Approach):
+            return None
+        values = [p.state.bias]
+    else:
+        kind = p.command.kind if isinstance(p.command, c.AcquireSpectrum) else None
+        if isinstance(kind, c.IV) and kind.hold:
+            return None  # it holds the feedback itself
+        values = list(_biases(p.command))
+        values = [p.state.bias, *values] if values else []
+    if all(v >= limit for v in values) or all(v <= -limit for v in values):
+        return None
+    return Refusal(
+        f"the bias would cross |V| < {limit:g} V in feedback",
+        f"min_bias_engaged {limit:g} V",
+        "hold or withdraw first",
+    )
+
+
+def drive(p: Proposal) -> Refusal | None:
+    """The excitation is within its bounds: those of the knobs drive and drive_frequency, else of the bias."""
+    if not isinstance(p.command, c.SetDrive):
+        return None
+    bounds = {
+        "amplitude": (p.command.amplitude, p.limits.knobs.get("drive", p.limits.bias)),
+        "frequency": (p.command.frequency, p.limits.knobs.get("drive_frequency")),
+    }
+    for name, (value, pair) in bounds.items():
+        if value is not None and pair is not None and not pair[0] <= value <= pair[1]:
+            return Refusal(f"a drive {name} of {value:g}", f"drive {name}", f"{pair[0]:g} to {pair[1]:g}")
+    return None
+
+
+def pulses(p: Proposal) -> Refusal | None:
+    """No more pulses than the run may give."""
+    limit = p.limits.pulses
+    if limit is None or not isinstance(p.command, c.ApplyPulse) or p.state.pulses < limit:
+        return None
+    return Refusal(f"{p.state.pulses} pulses were given", f"pulses {limit}", "none left")
+
+
+def knobs(p: Proposal) -> Refusal | None:
+    """Every knob has bounds, and stays in them; a relative turn starts at the read-back."""
+    if not isinstance(p.command, c.SetAberrations):
+        return None
+    for name, value in p.command.values.items():
+        pair = p.limits.knobs.get(name)
+        if pair is None:
+            return Refusal(f"no knob {name!r}", "knobs", ", ".join(p.limits.knobs))
+        start = 0.0 if p.command.absolute else p.state.knobs.get(name, math.nan)
+        slack = _EDGE * max(map(abs, pair))
+        if not pair[0] - slack <= start + value <= pair[1] + slack:
+            low, high = display(pair[0] - start, "m"), display(pair[1] - start, "m")
+            return Refusal(f"{name} would be {display(start + value, 'm')}", f"knobs.{name}", f"{low} to {high}")
+    return None
+
+
+def absolute(p: Proposal) -> Refusal | None:
+    """An absolute aberration needs a measurement that is still valid."""
+    if not isinstance(p.command, c.SetAberrations) or not p.command.absolute:
+        return None
+    old = [name for name in p.command.values if p.state.measured.get(name, 0) < p.now_ns]
+    if not old:
+        return None
+    return Refusal(f"no valid measurement of {', '.join(old)}", "measured", "a relative change, or measure first")
+
+
+def beam_current(p: Proposal) -> Refusal | None:
+    """The beam current is within its bounds."""
+    if not isinstance(p.command, c.SetBeam) or p.command.current is None or p.limits.beam_current is None:
+        return None
+    low, high = p.limits.beam_current
+    if low <= p.command.current <= high:
+        return None
+    return Refusal(
+        f"a beam current of {display(p.command.current, 'A')}",
+        "beam_current",
+        f"{display(low, 'A')} to {display(high, 'A')}",
+    )
+
+
+def beam_on(p: Proposal) -> Refusal | None:
+    """A measurement needs the beam, where it can be taken away: dark frames would pass for data."""
+    if not needs_beam(p.command) or "Unblank" not in p.info.commands or not p.state.blanked or p.state.parked:
+        return None
+    return Refusal("the beam is blanked", "beam", "Unblank first")
+
+
+def detector_flux(p: Proposal) -> Refusal | None:
+    """No beam on the inserted camera beyond what a pixel survives, in the state that is asked for.
+
+    Evenly spread over the camera's pixels; unknown pixels count as one.
+    """
+    limit = p.limits.flux_per_pixel
+    if limit is None or not isinstance(p.command, c.Unblank | c.SetDetector | c.SetBeam | c.SetOptics):
+        return None
+    state, command = p.state, p.command
+    inserted, lit, current = state.detector_inserted, not state.blanked or state.parked, state.beam_current
+    if isinstance(command, c.Unblank):
+        lit = True
+    elif isinstance(command, c.SetDetector):
+        inserted = inserted if command.inserted is None else command.inserted
+    elif isinstance(command, c.SetBeam):
+        if command.spot is not None and inserted and lit:
+            return Refusal("the current of a spot number is not known", "flux_per_pixel", "SetBeam(current)")
+        current = current if command.current is None else command.current
+    flux = current / ELEMENTARY_CHARGE / max(1, p.info.camera_pixels)
+    if not (inserted and lit) or flux <= limit:
+        return None
+    most = limit * max(1, p.info.camera_pixels) * ELEMENTARY_CHARGE
+    return Refusal(
+        f"{flux:.3g} e/s on a pixel of the inserted camera",
+        f"flux_per_pixel {limit:g}",
+        f"at most {display(most, 'A')}",
+    )
+
+
+def camera_length(p: Proposal) -> Refusal | None:
+    """The camera length is within its bounds."""
+    return _bounded(p, "camera_length", "m")
+
+
+def convergence_angle(p: Proposal) -> Refusal | None:
+    """The convergence angle is within its bounds."""
+    return _bounded(p, "convergence_angle", "rad")
+
+
+def stage(p: Proposal) -> Refusal | None:
+    """Every stage axis has bounds, and stays in them; a relative move starts at the read-back."""
+    if not isinstance(p.command, c.MoveStage):
+        return None
+    for axis in ("x", "y", "z", "alpha", "beta"):
+        value = getattr(p.command, axis)
+        if value is None:
+            continue
+        pair = p.limits.stage.get(axis)
+        if pair is None:
+            return Refusal(f"the stage has no axis {axis!r}", "stage", ", ".join(p.limits.stage) or "none")
+        target = value if p.command.absolute else p.state.stage.get(axis, math.nan) + value
+        if not pair[0] <= target <= pair[1]:
+            return Refusal(f"the stage's {axis} would be {target:g}", f"stage.{axis}", f"{pair[0]:g} to {pair[1]:g}")
+    return None
+
+
+def vendor(p: Proposal) -> Refusal | None:
+    """A vendor's routine runs only if the rig names it."""
+    if not isinstance(p.command, c.VendorRoutine) or p.command.name in p.limits.vendor_routines:
+        return None
+    return Refusal(
+        f"the routine {p.command.name!r} is not allowed", "vendor_routines", ", ".join(p.limits.vendor_routines)
+    )
+
+
+def dose(p: Proposal) -> Refusal | None:
+    """The run's electrons, those of this command included, stay within the budget."""
+    limit = p.limits.dose
+    if limit is None or not _spends(p.command):
+        return None
+    spent_out = p.state.dose >= limit and isinstance(p.command, c.Unblank)  # it costs by the second, by the clock
+    if p.state.dose + p.cost.dose <= limit and not spent_out:
+        return None
+    left = max(0.0, limit - p.state.dose)
+    return Refusal(f"{p.cost.dose:.3g} e more", f"dose {limit:.3g} e", f"at most {left:.3g} e")
+
+
+def area_dose(p: Proposal) -> Refusal | None:
+    """The most irradiated place, after this command, stays below the limit."""
+    limit = p.limits.area_dose
+    if limit is None or p.cost.area_dose <= limit or not _spends(p.command):
+        return None
+    return Refusal(f"{p.cost.area_dose:.3g} e/m² at the worst place", "area_dose", f"at most {limit:.3g} e/m²")
+
+
+def needs_beam(command: c.Command) -> bool:
+    """True for a measurement that is worth nothing with the beam off."""
+    dark = isinstance(command, c.AcquireReference) and command.kind == "dark"
+    return isinstance(command, c.ACQUISITIONS) and not dark
+
+
+def visited(command: c.Command) -> NDArray[np.float64] | None:
+    """Return the places a command touches, (N, 2) [m]; of a scan its corners, which bound it."""
+    if isinstance(command, c.Scan):
+        return command.region.corners()
+    if isinstance(command, c.ScanPath):
+        return np.asarray(command.positions, np.float64).reshape(-1, 2)
+    if isinstance(command, c.MoveProbe | c.AcquireSpectrum | c.ApplyPulse):
+        return np.asarray([command.position], np.float64)
+    return None
+
+
+def _single_places(command: c.Command) -> Iterator[Position]:
+    if isinstance(command, c.ScanPath):
+        yield from command.positions
+    elif isinstance(command, c.MoveProbe | c.AcquireSpectrum | c.ApplyPulse):
+        yield command.position
+
+
+def _biases(command: c.Command) -> Iterator[float]:
+    """Yield every bias the command reaches [V]."""
+    match command:
+        case c.SetBias() | c.ApplyPulse():
+            yield command.value
+        case c.AcquireSpectrum(kind=c.IV() as kind):
+            yield from (kind.start, kind.stop)
+        case c.AcquireSpectrum(kind=c.BEPS() as kind):
+            yield from kind.waveform
+            yield from (max(kind.waveform, default=0.0) + kind.drive, min(kind.waveform, default=0.0) - kind.drive)
+
+
+def _spends(command: c.Command) -> bool:
+    """False for what only takes the beam away or looks: it must stay possible with an empty budget."""
+    return isinstance(command, c.Unblank | c.MoveProbe | c.SetBeam | c.ApplyPulse | c.Scan | c.ScanPath
+                      | c.AcquireSpectrum | c.AcquireReference)  # fmt: skip
+
+
+def _bounded(p: Proposal, name: str, unit: str) -> Refusal | None:
+    pair = getattr(p.limits, name)
+    value = getattr(p.command, name) if isinstance(p.command, c.SetOptics) else None
+    if value is None or pair is None or pair[0] <= value <= pair[1]:
+        return None
+    low, high = display(pair[0], unit), display(pair[1], unit)
+    return Refusal(f"a {name.replace('_', ' ')} of {display(value, unit)}", name, f"{low} to {high}")

@@ -1,0 +1,409 @@
+"""From an acquisition to blocks on a topic: the pump lends the driver memory and publishes what it filled.
+
+A block closes at 1 MiB, about 2 ms or the end of the scan. Which pixel a frame is comes from its scan index
+alone: a line that was left with a pixel missing or doubled is named in a Gap, and everything else stays in place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import commands as c
+from ..data.axes import StreamSpec
+from ..data.control import Gap
+from ..data.driver import Acquisition
+from ..data.errors import ContractError
+from ..data.frame import COLUMN_BYTES, HEADER_BYTES, BlockFlag, FrameBuffer, FrameFlag
+from .door import Door, ShutError
+
+BLOCK_BYTES = 1 << 20
+BLOCK_NS = 2_000_000
+MOST_FRAMES = 4096
+CREDIT_SLICE = 0.05  # [s] between two looks at an abort while no reader gives credit
+NAMED_PIXELS = 256  # an event names no more than these
+
+
+class Outlet(Protocol):
+    """A topic to write to: `bus.publish.Publisher`."""
+
+    def announce(self, spec: StreamSpec, generation: int) -> None:
+        """Say what the blocks of `generation` are."""
+
+    def loan(self, capacity: int) -> FrameBuffer:
+        """Lend memory for `capacity` frames."""
+
+    def send(
+        self, buffer: FrameBuffer, count: int, *, flags: BlockFlag = ..., generation: int, exposed_ns: int = ...
+    ) -> int:
+        """Publish rows [0, count); return the index of the first."""
+
+    def discard(self, buffer: FrameBuffer) -> None:
+        """Take lent memory back unsent."""
+
+    def wait_for_credit(self, timeout_s: float, cancelled: Callable[[], bool] | None = None) -> bool:
+        """Wait until the slowest reader has room."""
+
+    def refresh(self) -> None:
+        """Connect late joiners."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What the account of dose needs to know of delivered frames: (N,) columns, valid during the call."""
+
+    position: NDArray[np.float64]
+    dose: NDArray[np.float64]
+    time_ns: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What came of an acquisition. first_valid_ns: host time at which the first settled frame was there, 0 = none."""
+
+    first_index: int = -1
+    count: int = 0
+    first_valid_index: int = -1
+    first_valid_ns: int = 0
+    aborted: bool = False
+    error: str = ""
+
+
+class ScanControl:
+    """Pause, resume and abort of what runs; any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._paused = self._aborted = False
+
+    @property
+    def paused(self) -> bool:
+        """True while it is to hold after the current line."""
+        return self._paused
+
+    @property
+    def aborted(self) -> bool:
+        """True when it is to end."""
+        return self._aborted
+
+    def reset(self) -> None:
+        """Forget both, for the next acquisition."""
+        with self._changed:
+            self._paused = self._aborted = False
+
+    def pause(self) -> None:
+        """Hold after the current line."""
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Go on."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """End in order, after what the driver is filling now."""
+        with self._changed:
+            self._aborted = True
+            self._paused = False
+            self._changed.notify_all()
+
+    def wait_resumed(self) -> bool:
+        """Wait while paused; False when it is to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._paused)
+            return not self._aborted
+
+
+@dataclass(frozen=True, slots=True)
+class Pump:
+    """Runs one acquisition at a time, in the thread that calls `run`.
+
+    now_ns: CLOCK_MONOTONIC. report: takes Gap events. delivered: told of every block's frames. before_frames: is
+    called when a pause ends, to get a parked beam back. current: beam current [A] on the sample now.
+    """
+
+    door: Door
+    control: ScanControl
+    now_ns: Callable[[], int]
+    report: Callable[[Gap], None]
+    delivered: Callable[[Frames], None]
+    after_pause: Callable[[int], None]
+    electrons_per_ns: Callable[[], float]
+    host_clock: bool = False
+
+    def run(
+        self,
+        acquisition: Acquisition,
+        outlet: Outlet,
+        *,
+        epoch: int,
+        generation: int,
+        settled_ns: int = 0,
+        single: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Delivery:
+        """Publish every frame of `acquisition`; a block flagged SCAN_END always ends it.
+
+        epoch: in which it was permitted. settled_ns: instrument's clock; frames exposed before are SETTLING.
+        single: one frame in all, so that its block is the end too.
+        """
+        with self.door.present():
+            outlet.announce(acquisition.spec, generation)
+            return self._run(acquisition, outlet, epoch, generation, settled_ns, single, progress)
+
+    def _run(
+        self,
+        acquisition: Acquisition,
+        outlet: Outlet,
+        epoch: int,
+        generation: int,
+        settled_ns: int,
+        single: bool,
+        progress: Callable[[int], None] | None,
+    ) -> Delivery:
+        spec, frames = acquisition.spec, acquisition.frames
+        lines = Lines(spec, generation, self.report)
+        capacity = block_capacity(acquisition)
+        first_index, first_valid_index, first_valid_ns, count = -1, -1, 0, 0
+        flags, error, ended = BlockFlag.SCAN_BEGIN, "", False
+        aborted = True
+        try:
+            with self.door.passing(epoch):
+                next(frames)
+            while not self.control.aborted:
+                buffer = self._loan(outlet, capacity, epoch)
+                if buffer is None:
+                    break
+                n = self._fill(frames, buffer, epoch, outlet)
+                if n is None:
+                    aborted = False
+                    break
+                valid = self._complete(acquisition, buffer, n, settled_ns)
+                if single:
+                    flags |= BlockFlag.SCAN_END
+                    ended = True
+                index = outlet.send(
+                    buffer, n, flags=flags, generation=generation, exposed_ns=self._exposed(spec, buffer, n)
+                )
+                flags = BlockFlag(0)
+                first_index = index if first_index < 0 else first_index
+                if first_valid_index < 0 and valid >= 0:
+                    first_valid_index, first_valid_ns = index + valid, self.now_ns()
+                count += n
+                self.delivered(Frames(buffer.position[:n], buffer.dose[:n], buffer.time_ns[:n]))
+                line_ended = lines.add(buffer.scan_index[:n], buffer.flags[:n], index)
+                if progress is not None:
+                    progress(count)
+                if single:
+                    aborted = False
+                    break
+                if self.control.paused and line_ended:
+                    if not self.control.wait_resumed():
+                        break
+                    self.after_pause(epoch)
+        except ShutError:
+            pass
+        except StopIteration:
+            error = "the acquisition ended before its first frame"
+        except Exception as problem:  # a driver may raise anything; the topic must still be ended
+            error = f"{type(problem).__name__}: {problem}"
+        self._end(frames)
+        if not aborted and not error:
+            lines.close()
+        aborted = aborted or bool(error)
+        if not ended:
+            end = flags | BlockFlag.SCAN_END | (BlockFlag.ABORTED if aborted else BlockFlag(0))
+            index = outlet.send(outlet.loan(1), 0, flags=end, generation=generation)
+            first_index = index if first_index < 0 else first_index
+        return Delivery(first_index, count, first_valid_index, first_valid_ns, aborted, error)
+
+    def _loan(self, outlet: Outlet, capacity: int, epoch: int) -> FrameBuffer | None:
+        """Lend memory when the slowest reader has room; None = aborted or stopped meanwhile."""
+
+        def over() -> bool:
+            return self.control.aborted or not self.door.is_open(epoch)
+
+        while not outlet.wait_for_credit(CREDIT_SLICE, over):
+            if over():
+                return None
+        buffer = outlet.loan(capacity)
+        buffer.dose[:] = 0.0
+        buffer.flags[:] = 0
+        buffer.scan_index[:] = -1
+        buffer.position[:] = math.nan
+        return buffer
+
+    def _fill(self, frames: Any, buffer: FrameBuffer, epoch: int, outlet: Outlet) -> int | None:
+        """Let the driver fill `buffer`; None at the end of the acquisition."""
+        try:
+            with self.door.passing(epoch):
+                n = frames.send(buffer)
+        except StopIteration:
+            outlet.discard(buffer)
+            return None
+        except BaseException:
+            outlet.discard(buffer)
+            raise
+        size = math.prod(buffer.spec.nav_shape)
+        index = buffer.scan_index[: n if isinstance(n, int) else 0]
+        if not isinstance(n, int) or not 1 <= n <= buffer.capacity:
+            outlet.discard(buffer)
+            raise ContractError(f"the driver filled {n!r} of {buffer.capacity} frames")
+        if size and (int(index.max()) >= size or int(index.min()) < -1):
+            outlet.discard(buffer)
+            raise ContractError(f"a scan index outside the map of {size} pixels: {int(index.max())}")
+        return n
+
+    def _complete(self, acquisition: Acquisition, buffer: FrameBuffer, n: int, settled_ns: int) -> int:
+        """Flag what was exposed too early, charge what the driver did not; return the first valid row or -1."""
+        early = buffer.time_ns[:n] < max(settled_ns, acquisition.t_settled_ns)
+        if early.any():
+            buffer.flags[:n][early] |= FrameFlag.SETTLING
+        if not buffer.dose[:n].any():
+            exposure = acquisition.spec.exposure_ns or acquisition.frame_period_ns
+            buffer.dose[:n] = self.electrons_per_ns() * exposure
+        valid = np.flatnonzero((buffer.flags[:n] & FrameFlag.SETTLING) == 0)
+        return int(valid[0]) if len(valid) else -1
+
+    def _exposed(self, spec: StreamSpec, buffer: FrameBuffer, n: int) -> int:
+        """Return the end of exposure of the newest frame on the host's clock [ns]."""
+        now = self.now_ns()
+        return min(now, int(buffer.time_ns[n - 1]) + spec.exposure_ns) if self.host_clock else now
+
+    def _end(self, frames: Any) -> None:
+        """Let the driver tidy up; a generator that another thread is inside can't be closed."""
+        try:
+            frames.close()
+        except Exception as problem:  # a driver may raise anything while it ends
+            self.report(Gap(topic="", first=0, count=0, reason=f"the driver failed while ending: {problem}"))
+
+
+class Lines:
+    """Compares what each line should have with what came, by scan index."""
+
+    def __init__(self, spec: StreamSpec, generation: int, report: Callable[[Gap], None]) -> None:
+        shape = spec.nav_shape
+        self._width = shape[-1] if shape else 0
+        self._counts = np.zeros(math.prod(shape) if shape and spec.sync != "none" else 0, np.int32)
+        self._topic, self._generation, self._report = spec.name, generation, report
+        self._row = self._before = -1
+        self._started = False
+
+    def add(self, scan_index: NDArray[np.int64], flags: NDArray[np.uint16], first: int) -> bool:
+        """Take the columns of a block, whose first frame has the index `first`; True when a line ended in it."""
+        repeats = np.flatnonzero(flags & FrameFlag.PATTERN_REPEAT)
+        if repeats.size and self._counts.size:
+            self._tell_repeats(scan_index, repeats, first)
+        if scan_index.size:
+            self._before = int(scan_index[-1])
+        index = scan_index[scan_index >= 0]
+        if not self._counts.size:
+            return True
+        if not index.size:
+            return False
+        rows = index // self._width
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(rows)) + 1, [index.size]])
+        missing: list[NDArray[np.int64]] = []
+        doubled: list[NDArray[np.int64]] = []
+        for begin, end in itertools.pairwise(starts):
+            row = int(rows[begin])
+            if self._started and row != self._row:
+                self._close(self._row, missing, doubled)
+                for skipped in self._between(self._row, row):
+                    self._close(skipped, missing, doubled)
+            elif not self._started:
+                for skipped in range(row):
+                    self._close(skipped, missing, doubled)
+            self._row, self._started = row, True
+            np.add.at(self._counts, index[begin:end], 1)
+        self._tell(missing, doubled)
+        last = int(index[-1])
+        return len(starts) > 2 or bool(np.all(self._counts[last - last % self._width :][: self._width]))
+
+    def _tell_repeats(self, scan_index: NDArray[np.int64], repeats: NDArray[np.int64], first: int) -> None:
+        """Name the frames that the driver says repeat the one before: no pixel gets them."""
+        before = np.concatenate([[self._before], scan_index])[repeats]
+        self._report(
+            Gap(
+                topic=self._topic,
+                first=first + int(repeats[0]),
+                count=0,
+                reason=f"{repeats.size} frames that repeat the one before",
+                generation=self._generation,
+                pixels=tuple(int(p) for p in before[:NAMED_PIXELS]),
+            )
+        )
+
+    def close(self) -> None:
+        """End the scan: the last line, and lines that never came."""
+        if not self._counts.size or not self._started:
+            return
+        missing: list[NDArray[np.int64]] = []
+        doubled: list[NDArray[np.int64]] = []
+        for row in range(self._row, self._counts.size // self._width):
+            self._close(row, missing, doubled)
+        self._tell(missing, doubled)
+
+    def _between(self, before: int, now: int) -> list[int]:
+        """Return the lines that should have come between two; the map may begin again."""
+        if now > before:
+            return list(range(before + 1, now))
+        return [*range(before + 1, self._counts.size // self._width), *range(now)]
+
+    def _close(self, row: int, missing: list[NDArray[np.int64]], doubled: list[NDArray[np.int64]]) -> None:
+        line = self._counts[row * self._width : (row + 1) * self._width]
+        if line.min() == 1 == line.max():
+            line[:] = 0
+            return
+        missing.append(np.flatnonzero(line == 0) + row * self._width)
+        doubled.append(np.flatnonzero(line > 1) + row * self._width)
+        line[:] = 0
+
+    def _tell(self, missing: list[NDArray[np.int64]], doubled: list[NDArray[np.int64]]) -> None:
+        for found, reason in (
+            (missing, "no frame for these pixels"),
+            (doubled, "more than one frame for these pixels"),
+        ):
+            pixels = np.concatenate(found) if found else np.zeros(0, np.int64)
+            if pixels.size:
+                named = tuple(int(p) for p in pixels[:NAMED_PIXELS])
+                self._report(
+                    Gap(
+                        topic=self._topic,
+                        first=named[0],
+                        count=int(pixels.size) if found is missing else 0,
+                        reason=reason,
+                        generation=self._generation,
+                        pixels=named,
+                    )
+                )
+
+
+def most_frames(spec: StreamSpec) -> int:
+    """Return how many frames fit in a block of 1 MiB, at least one."""
+    if spec.kind == "ragged":
+        return 64
+    most = max(1, (BLOCK_BYTES - HEADER_BYTES - 64) // (spec.frame_bytes + COLUMN_BYTES))
+    return min(MOST_FRAMES, most)
+
+
+def block_capacity(acquisition: Acquisition) -> int:
+    """Return how many frames a block takes: what fits in 1 MiB and about 2 ms, at least one."""
+    most = most_frames(acquisition.spec)
+    if acquisition.frame_period_ns > 0:
+        most = min(most, max(1, BLOCK_NS // acquisition.frame_period_ns))
+    return most
+
+
+def is_single(command: c.Command) -> bool:
+    """True for a measurement of one frame."""
+    return isinstance(command, c.AcquireSpectrum)

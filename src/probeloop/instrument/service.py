@@ -1,0 +1,214 @@
+"""The instrument's process: three threads, one desk.
+
+gate (the thread that calls)  requests, STOP before all others, the clock of leases and dose
+executor                      driver calls, one after the other; parks an idle beam
+pump                          frames from the driver to the topics; refreshes idle topics for late joiners
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ..bus.event import EventWriter
+from ..bus.heartbeat import Heartbeat
+from ..bus.node import Bus
+from ..bus.publish import Publisher
+from ..bus.request import Server
+from ..bus.wait import Poller
+from ..data.clock import MonotonicClock
+from ..data.control import Refused, Request, decode_request, encode
+from ..data.driver import Acquisition, Instrument, missing_verbs
+from ..data.errors import ContractError, WireError
+from ..data.frame import block_bytes
+from ..data.limits import Limits
+from .desk import ControlDesk
+from .journal import EventJournal
+from .pump import Delivery, Outlet, most_frames
+
+SERVICE = "instrument"
+TICK = 0.05  # [s]
+REFRESH = 0.1  # [s]
+READBACK = 0.25  # [s] between two looks at an idle instrument
+ENDING = 2.0  # [s] for a thread to end
+
+
+class Topics:
+    """The publishers of the instrument's topics, made when first needed."""
+
+    def __init__(self, bus: Bus, can_wait: bool) -> None:
+        self._bus, self._can_wait = bus, can_wait
+        self._publishers: dict[str, Publisher] = {}
+
+    def outlet(self, acquisition: Acquisition, single: bool) -> Outlet:
+        """Return the publisher of an acquisition's topic, with room for its blocks."""
+        spec = acquisition.spec
+        size = block_bytes(spec, 1 if single else most_frames(spec))
+        old = self._publishers.get(acquisition.topic)
+        if old is not None and old.max_block_bytes >= size:
+            return old
+        if old is not None:
+            old.close()
+        new = Publisher(self._bus, acquisition.topic, size, self._can_wait or spec.can_wait)
+        self._publishers = {**self._publishers, acquisition.topic: new}
+        return new
+
+    def refresh(self) -> None:
+        """Give late joiners the newest spec."""
+        for publisher in self._publishers.values():
+            publisher.refresh()
+
+    def close(self) -> None:
+        """Leave all topics."""
+        for publisher in self._publishers.values():
+            publisher.close()
+
+
+class PumpThread:
+    """Runs acquisitions in a thread of its own; the executor waits for the end of each."""
+
+    def __init__(self, topics: Topics, idle: Callable[[], None]) -> None:
+        self._topics, self._idle = topics, idle
+        self._changed = threading.Condition()
+        self._work: Callable[[], Delivery] | None = None
+        self._delivery: Delivery | None = None
+        self._over = False
+        self._thread = threading.Thread(target=self._loop, name="pump", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def acquire(self, run: Callable[..., Delivery], *arguments: Any, **options: Any) -> Delivery:
+        """Let the pump's thread do `run(...)`, and return what came of it."""
+        with self._changed:
+            self._delivery = None
+            self._work = lambda: run(*arguments, **options)
+            self._changed.notify_all()
+            while self._delivery is None and not self._over:
+                self._changed.wait(TICK)
+                self._changed.release()
+                try:
+                    self._idle()
+                finally:
+                    self._changed.acquire()
+            return self._delivery or Delivery(aborted=True, error="the process ends")
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                if self._work is None and not self._over:
+                    self._changed.wait(REFRESH)
+                if self._over:
+                    return
+                work = self._work
+            if work is None:
+                self._topics.refresh()
+                continue
+            try:
+                delivery = work()
+            except Exception as error:  # the executor must be told, whatever it was
+                delivery = Delivery(aborted=True, error=f"{type(error).__name__}: {error}")
+            with self._changed:
+                self._work, self._delivery = None, delivery
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """End the thread; a driver call that hangs keeps it, and dies with the process."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(ENDING)
+
+
+def run_instrument(
+    bus: Bus,
+    instrument: Instrument,
+    limits: Limits | None = None,
+    *,
+    stop: threading.Event,
+    ready: Callable[[], None] | None = None,
+    first_generation: int = 1,
+) -> None:
+    """Serve an instrument on the bus until `stop` is set or a Shutdown comes; safe at the end, and closed.
+
+    limits: the driver's own, narrowed by the rig (`data.limits.tightened`). ready: called when requests are
+    answered. Arms itself at the start if the proof test of the STOP path passes; else it stays stopped, and says
+    why to Describe. Raises ContractError for a driver that lacks a verb it declares.
+    """
+    faults = missing_verbs(instrument)
+    if faults:
+        raise ContractError("; ".join(faults), "probeloop check names what a driver needs")
+    clock = MonotonicClock()
+    events = EventWriter(bus)
+    server = Server(bus, SERVICE)
+    poller = Poller(bus, server)
+    pulse = Heartbeat(bus)
+    info = instrument.describe()
+    topics = Topics(bus, info.can_wait)
+    journal = EventJournal(bus.process, clock.now_ns, events.write)
+
+    pump = PumpThread(topics, lambda: desk.park())
+    desk = ControlDesk(
+        instrument,
+        limits or info.limits,
+        journal=journal,
+        now_ns=clock.now_ns,
+        outlet=topics.outlet,
+        acquire=lambda *a, **k: pump.acquire(desk.pump.run, *a, **k),
+        first_generation=first_generation,
+    )
+    over = threading.Event()
+    executor = threading.Thread(target=_execute, args=(desk, over, clock), name="executor", daemon=True)
+    try:
+        desk.arm("start")
+        pump.start()
+        executor.start()
+        if ready is not None:
+            ready()
+        while not (stop.is_set() or desk.ending.is_set()):
+            serve(server, desk)
+            desk.tick()
+            pulse.beat()
+            poller.wait(TICK)
+        serve(server, desk)
+    finally:
+        desk.trip("the instrument's process ends")
+        over.set()
+        desk.wake()
+        pump.end()
+        executor.join(ENDING)
+        instrument.close()
+        poller.close()
+        server.close()
+        topics.close()
+        events.close()
+
+
+def serve(server: Server, desk: ControlDesk) -> None:
+    """Answer every request that waits, STOP first."""
+    asked = server.receive()
+    if not asked:
+        return
+    good: list[tuple[Request, Callable[[bytes], None]]] = []
+    for body, respond in asked:
+        try:
+            good.append((decode_request(body), respond))
+        except WireError as error:
+            respond(encode(Refused(error.message, "message", "a Request of data/control.py")))
+    replies = desk.handle_all([request for request, _ in good])
+    for (_, respond), reply in zip(good, replies, strict=True):
+        respond(encode(reply))
+
+
+def _execute(desk: ControlDesk, over: threading.Event, clock: MonotonicClock) -> None:
+    looked = 0
+    while not over.is_set():
+        if desk.wait_for_work(TICK):
+            desk.run_next()
+        desk.park()
+        if clock.now_ns() - looked > READBACK * 1e9:
+            looked = clock.now_ns()
+            desk.refresh_readback()
