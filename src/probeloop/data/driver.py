@@ -116,6 +116,24 @@ class Instrument(Protocol):
         ...
 
 
+class SafePort(Protocol):
+    """A second way to the hardware, for the guard's process; a driver class offers it as the static method
+    `guard_connection(parameters) -> SafePort`. Without one the guard reaches nothing, and says so.
+    """
+
+    def make_safe(self) -> None:
+        """Reach the safe state within 0.5 s, whatever the first connection does."""
+        ...
+
+    def read_back(self) -> dict[str, Scalar]:
+        """Return the hardware's own values by name, as `Instrument.read_back`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of this connection."""
+        ...
+
+
 class Scanner(Protocol):
     """Moves the probe."""
 
