@@ -1,16 +1,62 @@
-import uuid
+"""A rig of its own for each test: inside this process, or through shared memory, or both in turn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from probeloop.bus.node import Bus
 
-
-@pytest.fixture
-def rig_id():
-    return f"t{uuid.uuid4().hex[:12]}"
+CHILD = Path(__file__).with_name("child.py")
+sys.path.append(str(CHILD.parent))  # bus_words.py, for these tests and their children
 
 
 @pytest.fixture(params=["local", "ipc"])
-def bus(request, rig_id):
+def bus(request: pytest.FixtureRequest, rig_id: str) -> Iterator[Bus]:
+    """The same test inside one process and through shared memory."""
     with Bus(rig_id, "test", local=request.param == "local") as one:
         yield one
+
+
+@pytest.fixture
+def local(rig_id: str) -> Iterator[Bus]:
+    with Bus(rig_id, "test", local=True) as one:
+        yield one
+
+
+@pytest.fixture
+def ipc(rig_id: str) -> Iterator[Bus]:
+    with Bus(rig_id, "test") as one:
+        yield one
+
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def spawn(rig_id: str) -> Iterator[Spawn]:
+    """Start `child.py ROLE RIG ...` and wait for its first line."""
+    children: list[subprocess.Popen[str]] = []
+
+    def start(role: str, *arguments: object) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, str(CHILD), role, rig_id, *map(str, arguments)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        children.append(child)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        return child
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.close()
+        child.stdout.close()

@@ -118,7 +118,7 @@ class Bus:
     @staticmethod
     def _name_of(state: Any) -> str:
         details = state[0].details
-        return str(details.name) if details is not None else str(state[0].id.value)
+        return str(details.name.as_str()) if details is not None else str(state[0].id.value)
 
     def alive_nodes(self) -> set[int]:
         """Return the ids of the rig's living processes (a stopped one counts as alive) [0.3 ms]."""
@@ -153,9 +153,8 @@ class Bus:
                 if not type(error).__module__.startswith("iceoryx2"):
                     raise
                 if attempt == _ATTEMPTS - 1:
-                    raise BusError(
-                        f"can't {what}: {error}", "is an older version of the rig still running?"
-                    ) from error
+                    move = "stop one of them" if "Exceeds" in str(error) else "does an older version still run?"
+                    raise BusError(f"can't {what}: {error}", move) from error
                 node = getattr(self, "node", None)
                 if node is not None and attempt % 5 == 0:
                     node.try_cleanup_dead_nodes()

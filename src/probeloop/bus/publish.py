@@ -33,6 +33,7 @@ from .topic import (
 )
 
 _CACHED_VIEWS = 4096
+_LINGER_S = 1.0
 NO_FLAGS = BlockFlag(0)
 # the public wrappers of these two inspect the payload type at every call, 0.5 us each
 _LOAN, _INITIALISED = "__loan_slice_uninit", "__assume_init"
@@ -64,6 +65,8 @@ class Publisher:
         self._frame_bytes = 0
         self._joins = -1
         self._port: Any = None
+        self.sizes = size_class(max_block_bytes)
+        self._retired: list[tuple[float, int, Any]] = []
         self._blocks = self._frames = self._bytes = 0
         self._open(max_block_bytes)
 
@@ -71,10 +74,11 @@ class Publisher:
         """Make the port for blocks up to this size and name its service to the readers."""
         old = self._port
         sizes = size_class(max_block_bytes)
+        self._drop_retired(sizes.slot)
         service = data_service(self.bus, self.topic, sizes)
         port = data_publisher(self.bus, service, self.topic, sizes, max_block_bytes)
         if old is not None:
-            old.delete()  # readers keep its memory until they have drained it
+            self._retired.append((time.monotonic() + _LINGER_S, self.sizes.slot, old))
         self.sizes, self.max_block_bytes = sizes, max_block_bytes
         self._service, self._port = service, port
         self._loaned: dict[int, tuple[Any, FrameBuffer, memoryview]] = {}
@@ -84,6 +88,14 @@ class Publisher:
         if self.credits is not None:
             self.credits.fit(sizes.depth, max_block_bytes)
         self._tell(Announcement(sizes.slot, self.next_index, -1, None))
+
+    def _drop_retired(self, slot: int = 0) -> None:
+        """Delete the replaced ports of a size class, and those that every reader had a second to connect to."""
+        now = time.monotonic()
+        for item in tuple(self._retired):
+            if item[0] < now or item[1] == slot:
+                self._retired.remove(item)
+                item[2].delete()
 
     @property
     def next_index(self) -> int:
@@ -216,6 +228,7 @@ class Publisher:
     def refresh(self) -> None:
         """Connect late joiners and give them the newest spec; an idle owner calls it every 100 ms."""
         joins = self._words[JOINS]
+        self._drop_retired()
         self._specs.port.update_connections()
         self._port.update_connections()
         if joins != self._joins:
@@ -237,7 +250,10 @@ class Publisher:
             self.refresh()
 
     def close(self) -> None:
-        """Leave the topic; what was sent stays readable. Harmless when closed already."""
+        """Leave the topic; readers that have met this publisher still get all it sent. Harmless when closed already.
+
+        A reader meets a publisher when it looks the first time, so one that never looked in between misses it.
+        """
         if self._port is None:
             return
         for sample, _, _ in self._loaned.values():
@@ -246,8 +262,9 @@ class Publisher:
         self._views.clear()
         if self.credits is not None:
             self.credits.close()
-        self._port.delete()
-        self._specs.port.delete()
+        for port in (*(port for _, _, port in self._retired), self._port, self._specs.port):
+            port.delete()
+        self._retired.clear()
         self._notifier.delete()
         self._port = None
         self._service = self._wake_service = None

@@ -21,7 +21,7 @@ from .ledger import TOPIC
 from .node import Bus
 from .publish import ANNOUNCED, JOINS, NEXT_INDEX
 from .stats import ReaderStats
-from .topic import LINE, STANDARD_DEPTHS, Announcement, data_service, read_bytes, size_class, spec_service
+from .topic import STANDARD_DEPTHS, Announcement, data_service, read_bytes, size_class, spec_service
 from .wait import Poller
 
 __all__ = ["Poller", "Subscriber"]
@@ -32,7 +32,6 @@ _KEPT_SPECS = 256
 _SLICE_S = 0.5  # longest single wait, so that Ctrl-C is seen
 
 _LENGTH = "__slice_len"  # the public way to it makes two objects, 0.4 us
-_HEADER_LINES = HEADER.size // LINE
 _HeaderMemory = ctypes.c_char * HEADER.size
 _unpack = HEADER.unpack
 _Layout: TypeAlias = tuple[int, int | None, Any, Any, Any, Any, Any, Any]
@@ -210,8 +209,8 @@ class Subscriber:
         """Make a block of a sample; None when it is older than this reader or of no known generation."""
         address = sample.payload_ptr
         room = getattr(sample, _LENGTH)
-        if room < _HEADER_LINES:
-            raise WireError(f"{room * LINE} bytes are no block", "a header has 128")
+        if room < HEADER.size:
+            raise WireError(f"{room} bytes are no block", "a header has 128")
         (
             layout, flags, index, count, capacity, generation, revision, source_index, published_ns, exposed_ns,
             size, checksum,
@@ -239,7 +238,7 @@ class Subscriber:
             found = self._views[layout_key] = self._lay_out(layout_key, spec)
         payload_room, frame_bytes, data, time_ns, scan_index, position, dose, frame_flags = found
         if count > capacity or not 0 <= size <= payload_room or flags >= len(FLAGS):
-            raise WireError(f"header claims {count} of {capacity} frames, {size} bytes in {room * LINE}")
+            raise WireError(f"header claims {count} of {capacity} frames, {size} bytes in {room}")
         if frame_bytes is None:  # ragged
             data = data[:size]
         elif size != count * frame_bytes:
@@ -258,8 +257,8 @@ class Subscriber:
         )  # fmt: skip
 
     def _lay_out(self, where: tuple[int, int, int], spec: StreamSpec) -> _Layout:
-        """Lay a block's views over (address, capacity, cache lines); raises WireError when it can't be one."""
-        address, capacity, room = where[0], where[1], where[2] * LINE
+        """Lay a block's views over (address, capacity, bytes); raises WireError when it can't be one."""
+        address, capacity, room = where
         ragged = spec.kind == "ragged"
         if room < data_offset(capacity) or (not ragged and room < block_bytes(spec, capacity)):
             raise WireError(f"{room} bytes can't hold {capacity} frames of {spec.name!r}")

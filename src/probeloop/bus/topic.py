@@ -66,11 +66,11 @@ class Sizes:
     @property
     def slots(self) -> int:
         """Blocks that a publisher of this class keeps memory for."""
-        return self.depth + READERS + 2 * LOANED
+        return self.depth + (READERS + 2 * LOANED if self.standard else 2 * LOANED)
 
     def reserved(self, max_block_bytes: int) -> int:
         """Return what one publisher reserves [bytes]."""
-        return self.slots * (lines(max_block_bytes) * LINE + 72) + 4096
+        return self.slots * (lines(max_block_bytes) * LINE + 80) + 8192
 
 
 def lines(size: int) -> int:
@@ -231,7 +231,8 @@ class BytesPublisher:
                 .create()
             )
 
-        self.port = bus.retry(make, f"publish on {what}")
+        most = service.static_config.max_publishers
+        self.port = bus.retry(make, f"publish on {what} (at most {most} publishers)")
         try:
             reserve(bus, self.port, what)
         except SharedMemoryError:

@@ -1,0 +1,152 @@
+"""Credits: a source that can wait stays behind the slowest living lossless reader."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from bus_words import frames, send
+
+from conftest import Spawn
+from probeloop.bus.node import Bus
+from probeloop.bus.publish import Publisher
+from probeloop.bus.subscribe import Subscriber
+
+BLOCKS = 600
+
+
+def source(bus: Bus, max_block_bytes: int = 1 << 16) -> Publisher:
+    publisher = Publisher(bus, "camera", max_block_bytes, source_waits=True)
+    publisher.announce(frames(), 1)
+    return publisher
+
+
+def fill(publisher: Publisher) -> int:
+    """Send until there is no credit left; return how many blocks that were."""
+    sent = 0
+    while publisher.wait_for_credit(0.0):
+        send(publisher, sent % 1000)
+        sent += 1
+    return sent
+
+
+def test_a_slow_reader_holds_the_source_back_and_loses_nothing(bus: Bus) -> None:
+    reader = Subscriber(bus, "camera", "lossless", credit=True)
+    other = Subscriber(bus, "camera", "newest")
+    publisher = source(bus)
+
+    def produce() -> None:
+        for value in range(BLOCKS):
+            assert publisher.wait_for_credit(10.0)
+            send(publisher, value)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    got = []
+    pause = threading.Event()
+    while len(got) < BLOCKS:
+        block = reader.receive(5.0)
+        assert block is not None
+        got.append(int(block.data[0, 0, 0]))
+        if len(got) % 100 == 0:
+            pause.wait(0.02)
+    thread.join()
+    assert got == list(range(BLOCKS))
+    assert reader.stats.lost == 0
+    for port in (reader, other, publisher):
+        port.close()
+
+
+def test_the_window_is_kept_and_the_slowest_is_named(bus: Bus) -> None:
+    reader = Subscriber(bus, "camera", "lossless", credit=True)
+    publisher = source(bus, 1 << 20)
+    assert publisher.blocked_on is None
+    window = fill(publisher)
+    assert window == 8
+    assert publisher.blocked_on == "test"
+    assert not publisher.wait_for_credit(0.05)
+    assert not publisher.wait_for_credit(5.0, cancelled=lambda: True)
+    first = reader.receive()
+    assert first is not None
+    assert not publisher.wait_for_credit(0.0)  # received is not finished
+    assert reader.receive() is not None
+    assert publisher.wait_for_credit(0.0)
+    assert publisher.blocked_on is None
+    reader.close()
+    publisher.close()
+
+
+def test_without_credit_readers_nothing_waits_and_one_may_join_later(bus: Bus) -> None:
+    publisher = source(bus)
+    for value in range(BLOCKS):
+        assert publisher.wait_for_credit(0.0)
+        send(publisher, value)
+    reader = Subscriber(bus, "camera", "lossless", credit=True)
+    assert fill(publisher) == publisher.credits.window
+    assert len(list(reader.drain())) == publisher.credits.window
+    assert publisher.wait_for_credit(0.0)
+    reader.close()
+    fill_more = [publisher.wait_for_credit(0.0) and send(publisher, 1) for _ in range(BLOCKS)]
+    assert all(fill_more)
+    publisher.close()
+
+
+def test_a_frame_above_the_standard_classes_keeps_the_promise(bus: Bus) -> None:
+    reader = Subscriber(bus, "camera", "lossless", credit=True)
+    publisher = Publisher(bus, "camera", 1 << 16, source_waits=True)
+    publisher.announce(frames(1024, "<f4"), 1)
+    got: list[int] = []
+
+    def consume() -> None:
+        while len(got) < 20:
+            block = reader.receive(5.0)
+            assert block is not None
+            got.append(int(block.data[0, 5, 5]))
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    for value in range(20):
+        assert publisher.wait_for_credit(5.0)
+        send(publisher, value)
+        publisher.refresh()
+    thread.join()
+    assert got == list(range(20))
+    assert reader.stats.lost == 0
+    reader.close()
+    publisher.close()
+
+
+def test_a_killed_reader_loses_its_credit_at_once(ipc: Bus, spawn: Spawn) -> None:
+    publisher = source(ipc)
+    child = spawn("read", "lossless", "credit")
+    fill(publisher)
+    assert publisher.blocked_on == "read"
+    os.kill(child.pid, signal.SIGKILL)
+    started = time.monotonic()
+    assert publisher.wait_for_credit(5.0)
+    assert time.monotonic() - started < 1.0
+    assert publisher.blocked_on is None
+    child.wait()
+    ipc.clean_stale()
+    publisher.close()
+
+
+def test_a_stopped_reader_keeps_its_credit_and_is_named(ipc: Bus, spawn: Spawn) -> None:
+    publisher = source(ipc)
+    child = spawn("read", "lossless", "credit")
+    sent = fill(publisher)
+    os.kill(child.pid, signal.SIGSTOP)
+    assert not publisher.wait_for_credit(0.3)
+    assert publisher.blocked_on == "read"
+    os.kill(child.pid, signal.SIGCONT)
+    print(sent + 50, file=child.stdin, flush=True)
+    for value in range(50):
+        assert publisher.wait_for_credit(5.0)
+        send(publisher, value)
+    lines = [child.stdout.readline() for _ in range(sent + 51)]
+    assert lines[-1] == "0\n"
+    child.stdin.close()
+    assert child.wait() == 0
+    publisher.close()
