@@ -22,9 +22,9 @@ from ..data.axes import StreamSpec
 from ..data.control import Accepted, Event, Gap, Refused, Remark, Reply, Revision, StateChange
 from ..data.errors import CalibrationError, ContractError, ProbeloopError, SettingsError
 from ..data.frame import BlockFlag, FrameBlock
-from ..data.settings import convert, json_schema, to_mapping
+from ..data.settings import convert, to_mapping
 from .contract import DropIn, FrameTransform, ScanTransform, kind_of
-from .instance import PluginInstance
+from .instance import PluginInstance, form_schema
 from .output import Columns, Output, check_arrays, completed
 from .pulse import Work
 from .scan_map import ScanSoFar
@@ -171,7 +171,7 @@ class Host:
     def _report_revision(self) -> None:
         for output in self.outputs.values():
             self.report(Revision(
-                target=f"plugin.{self.instance.name}", topic=output.spec.name, revision=self.revision,
+                target=self.instance.name, topic=output.spec.name, revision=self.revision,
                 first_index=output.publisher.next_index, values=to_mapping(self.plugin.parameters),
                 source_hash=self.source_hash,
             ))  # fmt: skip
@@ -197,9 +197,10 @@ class Host:
             "enabled": self.enabled, "revision": self.revision, "parameters": to_mapping(self.plugin.parameters),
             "input": list(self.instance.input), "source_hash": self.source_hash, "warnings": list(self.warnings),
             "outputs": {name: output.spec.name for name, output in self.outputs.items()},
+            "topics": [output.spec.name for output in self.outputs.values()],
             "frames": self.frames, "blocks": self.work.blocks, "lost": stats.lost if stats else self._lost,
             "block_ms": self.work.median_ns / 1e6, "summary": (type(self.plugin).__doc__ or "").partition("\n")[0],
-            "schema": json_schema(type(self.plugin).Parameters),
+            "schema": form_schema(type(self.plugin).Parameters),
         }  # fmt: skip
 
     def close(self) -> None:
@@ -217,7 +218,7 @@ class Host:
     def _say(self, state: str, reason: str = "") -> None:
         if (state, reason) != (self.state, self.reason):
             self.state, self.reason = state, reason
-            self.report(StateChange(target=f"plugin.{self.instance.name}", state=state, reason=reason))
+            self.report(StateChange(target=self.instance.name, state=state, reason=reason))
 
     def _report_gaps(self) -> None:
         stats = self.reader.stats if self.reader is not None else None

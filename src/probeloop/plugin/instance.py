@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from ..data.settings import json_schema
+
 
 class PluginInstance(msgspec.Struct, frozen=True, kw_only=True):
     """One running plug-in: what the rig says of it, and where it stands.
@@ -34,3 +36,23 @@ def service_name(instance: str) -> str:
 def topic_name(instance: str, output: str) -> str:
     """Return the topic of a plug-in's output: INSTANCE.OUTPUT."""
     return f"{instance}.{output}"
+
+
+def form_schema(cls: Any) -> dict[str, Any]:
+    """Return the JSON Schema of parameters as a form wants it: the fields on top.
+
+    A field that may be None carries the unit and the bounds of its other choice beside it.
+    """
+    schema = json_schema(cls)
+    definitions = schema.get("$defs", {})
+    top = dict(definitions.get(str(schema.get("$ref", "")).rpartition("/")[2], schema))
+    fields = {}
+    for name, entry in top.get("properties", {}).items():
+        choices = [each for each in entry.get("anyOf", ()) if each.get("type") != "null"]
+        fields[name] = {**choices[0], **entry} if len(choices) == 1 else entry
+        if "anyOf" in fields[name]:
+            fields[name].pop("type", None)
+    top["properties"] = fields
+    if len(definitions) > 1:
+        top["$defs"] = definitions
+    return top

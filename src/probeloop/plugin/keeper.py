@@ -14,7 +14,7 @@ from .. import discover
 from ..bus.node import Bus
 from ..data.control import Accepted, Event, Refused, Remark, Reply, Revision, StateChange
 from .backoff import Restarts
-from .instance import PluginInstance, service_name
+from .instance import PluginInstance
 from .reload import SourceWatch
 from .watchdog import Family, fault
 
@@ -104,23 +104,24 @@ class PluginKeeper:
 
     def take(self, event: Event) -> None:
         """Hear an event: new parameters are kept for a restart, a take-over is completed."""
-        target = getattr(event, "target", "")
-        instance = target.removeprefix("plugin.")
-        match event:
-            case Revision() if (member := self._member_of(instance)) is not None:
-                old = member.instances[instance]
-                member.instances[instance] = msgspec.structs.replace(
-                    old, parameters=dict(event.values), spelled=False, revision=event.revision
-                )
-            case StateChange() if instance in self._candidates:
-                candidate = self._candidates[instance]
-                candidate.taken |= event.data.get("pid") == candidate.process.pid and event.state != "reload failed"
-                candidate.told |= event.state == "reload failed"
-            case StateChange(state="failed") if (member := self._member_of(instance)) is not None:
-                member.blamed = event.reason
-            case StateChange(state="disabled" | "waiting") if (member := self._member_of(instance)) is not None:
-                old = member.instances[instance]
-                member.instances[instance] = msgspec.structs.replace(old, enabled=event.state == "waiting")
+        if not isinstance(event, Revision | StateChange):
+            return
+        instance = event.target
+        member, candidate = self._member_of(instance), self._candidates.get(instance)
+        if isinstance(event, StateChange) and candidate is not None:
+            candidate.taken |= event.data.get("pid") == candidate.process.pid
+            candidate.told |= event.state == "reload failed"
+        if member is None:
+            return
+        old = member.instances[instance]
+        if isinstance(event, Revision):
+            member.instances[instance] = msgspec.structs.replace(
+                old, parameters=dict(event.values), spelled=False, revision=event.revision
+            )
+        elif event.state == "failed":
+            member.blamed = event.reason
+        elif event.state in ("disabled", "waiting") and candidate is None:
+            member.instances[instance] = msgspec.structs.replace(old, enabled=event.state == "waiting")
 
     def look(self) -> list[Event]:
         """Notice what hangs, died or changed, act on it, and return what to tell."""
@@ -130,9 +131,9 @@ class PluginKeeper:
         for candidate in tuple(self._candidates.values()):
             told += self._look_at_candidate(candidate)
         for name in [name for name in self._again if name not in self._candidates]:
-            digest, member = self._again.pop(name), self._member_of(name)
-            if member is not None and member.hashes.get(name) != digest:
-                self._begin_reload(member, member.instances[name], digest)
+            digest, owner = self._again.pop(name), self._member_of(name)
+            if owner is not None and owner.hashes.get(name) != digest:
+                self._begin_reload(owner, owner.instances[name], digest)
         for change in self._watch.look():
             told += self._changed(change.what, change.found)
         return told
@@ -188,7 +189,7 @@ class PluginKeeper:
         if member.process is None or member.family is None:
             if not member.off and member.instances and time.monotonic() >= member.due:
                 self._launch(member)
-                return [StateChange(target=service_name(n), state="restarted") for n in member.instances]
+                return [StateChange(target=n, state="restarted") for n in member.instances]
             return []
         code = member.process.poll()
         why = None
@@ -212,7 +213,7 @@ class PluginKeeper:
             member.off, state, why = True, "off", Restarts.why(why)
         else:
             member.due, state = time.monotonic() + pause, "stopped"
-        told: list[Event] = [StateChange(target=service_name(n), state=state, reason=why) for n in member.instances]
+        told: list[Event] = [StateChange(target=n, state=state, reason=why) for n in member.instances]
         return [*told, Remark(text=f"{member.name}: {why}", level="error")]
 
     def _begin_reload(self, member: _Member, instance: PluginInstance, digest: str) -> None:
@@ -240,7 +241,7 @@ class PluginKeeper:
         why = f"it took longer than {RELOAD_S:g} s" if late else _how(code)
         told: list[Event] = []
         if not candidate.told:
-            told = [StateChange(target=service_name(name), state="reload failed", reason=why)]
+            told = [StateChange(target=name, state="reload failed", reason=why)]
         return [*told, Remark(text=f"{name}: the last good version keeps running", level="warning")]
 
     def _complete(self, candidate: _Candidate) -> list[Event]:
@@ -267,7 +268,7 @@ class PluginKeeper:
             kept = "; the last good version keeps running" if users or self._stems(found) else ""
             targets = [i.name for _, i in users] or self._stems(found)
             told: list[Event] = [
-                StateChange(target=service_name(n), state="reload failed", reason=str(found.error)) for n in targets
+                StateChange(target=n, state="reload failed", reason=str(found.error)) for n in targets
             ]
             return [*told, Remark(text=f"{found.path.name}: {found.error}{kept}", level="error")]
         if users:
@@ -283,7 +284,7 @@ class PluginKeeper:
         if made is None:
             return []
         self.start(made.name, (made,))
-        return [StateChange(target=service_name(made.name), state="started", reason=f"{found.path.name} is new")]
+        return [StateChange(target=made.name, state="started", reason=f"{found.path.name} is new")]
 
     def _stems(self, found: discover.Found) -> list[str]:
         """Return the instances whose drop-in is this file: one that can't be read has no class names."""

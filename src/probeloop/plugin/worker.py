@@ -115,7 +115,6 @@ class PluginProcess:
 
     def open(self, instance: PluginInstance, *, check: Check | None = None, take_over: bool = False) -> bool:
         """Import, make and join one instance; False when it can't be, which the events explain."""
-        target = service_name(instance.name)
         self._instances[instance.name] = instance
         work = Work(self.bus, instance.name) if not take_over else None
         try:
@@ -132,7 +131,7 @@ class PluginProcess:
         except Exception as error:
             # a stranger's code: whatever it raises is reported, and its process ends
             state = "reload failed" if take_over else "failed"
-            self.report(StateChange(target=target, state=state, reason=_line(error)))
+            self.report(StateChange(target=instance.name, state=state, reason=_line(error)))
             if work is not None:
                 work.end()
             if not take_over and len(self._instances) > 1:
@@ -152,7 +151,7 @@ class PluginProcess:
         state = "running" if take_over else host.state
         facts = {"pid": os.getpid(), "source_hash": digest, "path": str(drop_in.path), "revision": host.revision}
         why = "reloaded" if take_over else ""
-        self.report(StateChange(target=target, state=state, reason=why, data=facts))
+        self.report(StateChange(target=instance.name, state=state, reason=why, data=facts))
         return True
 
     def _make(self, cls: type[Any], instance: PluginInstance) -> DropIn:
@@ -163,9 +162,10 @@ class PluginProcess:
         return cls(parameters, Context(instance.name, instance.seed, self.calibrations))
 
     def _serve(self, name: str) -> None:
-        if name not in self.servers:
-            self.servers[name] = Server(self.bus, service_name(name))
-            self.poller.add(self.servers[name])
+        for service in (self.bus.process, service_name(name)):
+            if service not in self.servers:
+                self.servers[service] = Server(self.bus, service)
+                self.poller.add(self.servers[service])
 
     def _take_over(self, host: Host) -> None:
         """Have the running instance end at a block boundary; go on with the frame after it, at a new revision."""
@@ -194,9 +194,9 @@ class PluginProcess:
             work_left = any(host.busy for host in self.hosts.values())
             self.poller.wait(0.001 if work_left else poll_s)
             self.heartbeat.beat()
-            for name, server in tuple(self.servers.items()):
+            for server in tuple(self.servers.values()):
                 for body, respond in server.receive():
-                    respond(encode(self._answer(name, body)))
+                    respond(encode(self._answer(body)))
             for name, host in tuple(self.hosts.items()):
                 try:
                     host.step()
@@ -214,7 +214,7 @@ class PluginProcess:
 
     def _failed(self, name: str, error: Exception) -> bool:
         """Take a failed plug-in out; False when this process was its alone and ends."""
-        self.report(StateChange(target=service_name(name), state="failed", reason=_line(error)))
+        self.report(StateChange(target=name, state="failed", reason=_line(error)))
         if len(self._instances) == 1:
             return False
         host = self.hosts.pop(name)
@@ -226,7 +226,7 @@ class PluginProcess:
         pause = self._restarts.next_pause(name)
         if pause is None:
             self._off[name] = _line(error)
-            self.report(StateChange(target=service_name(name), state="off", reason=self._restarts.why(_line(error))))
+            self.report(StateChange(target=name, state="off", reason=self._restarts.why(_line(error))))
         else:
             self._restart_ns[name] = time.monotonic_ns() + int(pause * 1e9)
         return True
@@ -236,12 +236,11 @@ class PluginProcess:
             del self._restart_ns[name]
             self.open(self._instances[name])
 
-    def _answer(self, name: str, body: bytes) -> Reply:
+    def _answer(self, body: bytes) -> Reply:
         try:
             request = decode_request(body)
         except WireError as error:
             return Refused(str(error))
-        host = self.hosts.get(name)
         match request:
             case Describe():
                 state = {key: each.describe() for key, each in self.hosts.items()}
@@ -251,34 +250,39 @@ class PluginProcess:
             case Shutdown():
                 self.stop.set()
                 return Accepted()
-            case Enable() if name in self._off and host is None:
-                self._off.pop(name)
-                self._restarts.forget(name)
-                opened = self.open(self._instances[name])
-                return (
-                    Accepted() if opened and name in self.hosts else Refused(self._off.get(name, "it failed again"))
-                )
-            case _ if host is None:
-                return Refused(f"{name} does not run: {self._off.get(name, 'it is being restarted')}")
             case SetParameters():
-                if request.target not in (name, service_name(name)):
-                    return Refused(f"this is {name}, not {request.target}")
-                try:
-                    return host.set_parameters(request.values, request.expect_revision)
-                except ProbeloopError as error:
-                    return Refused(str(error))
+                return self._for_host(request.target, request)
             case Enable() | Disable():
-                before = host.reader
-                if before is not None and isinstance(request, Disable):
-                    self.poller.remove(before)
-                reply = host.set_enabled(isinstance(request, Enable))
-                if host.reader is not None and host.reader is not before:
-                    self.poller.add(host.reader)
-                return reply
+                return self._for_host(request.plugin, request)
             case Reload():
                 return Refused("a reload is a second process", "", "send Reload to the supervisor")
             case _:
                 return Refused(f"a plug-in does not know {type(request).__name__}")
+
+    def _for_host(self, target: str, request: SetParameters | Enable | Disable) -> Reply:
+        name = target.removeprefix("plugin.")
+        host = self.hosts.get(name)
+        if host is None and name in self._off and isinstance(request, Enable):
+            self._off.pop(name)
+            self._restarts.forget(name)
+            opened = self.open(self._instances[name]) and name in self.hosts
+            return Accepted() if opened else Refused(self._off.get(name, "it failed again"))
+        if host is None:
+            known = name in self._instances
+            why = self._off.get(name, "it is being restarted") if known else f"here are {', '.join(self._instances)}"
+            return Refused(f"{name} does not run: {why}")
+        if isinstance(request, SetParameters):
+            try:
+                return host.set_parameters(request.values, request.expect_revision)
+            except ProbeloopError as error:
+                return Refused(str(error))
+        before = host.reader
+        if before is not None and isinstance(request, Disable):
+            self.poller.remove(before)
+        reply = host.set_enabled(isinstance(request, Enable))
+        if host.reader is not None and host.reader is not before:
+            self.poller.add(host.reader)
+        return reply
 
     def close(self) -> None:
         """Leave the bus."""
