@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from ..data.errors import DropInError, ProbeloopError
-from ..discover import found, load_commands, plugin_folder
+from ..discover import found, load_commands, user_folders
 
 _TEMPLATE = '''"""{title}: one number per frame.
 
@@ -46,19 +47,19 @@ class {cls}(FrameTransform):
 '''
 
 
-def list(options: argparse.Namespace) -> int:  # noqa: A001 - the command's own name
+def list(options: argparse.Namespace) -> int:
     """Print every drop-in found, and why any was not loaded."""
     rows = found()
     if options.json:
         from ..cli import emit_json
 
-        emit_json([{name: getattr(row, name) for name in row.__struct_fields__} for row in rows])
+        emit_json([dataclasses.asdict(row) for row in rows])
         return 0
     width = max((len(row.name) for row in rows), default=0) + 2
     for row in rows:
         sys.stdout.write(f"{row.name:{width}}{row.kind or '?':16}{row.error or row.summary}\n")
     broken = sum(1 for row in rows if row.error)
-    sys.stdout.write(f"\n{len(rows)} drop-ins, {broken} not loaded; yours go into {plugin_folder()}\n")
+    sys.stdout.write(f"\n{len(rows)} drop-ins, {broken} not loaded; yours go into {user_folders()[0]}\n")
     return 0
 
 
@@ -66,7 +67,7 @@ def new(options: argparse.Namespace) -> int:
     """Write a plug-in to start from."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", options.name):
         raise DropInError(f"{options.name!r} is no name for a plug-in", "small letters, digits and _, a letter first")
-    folder = Path(options.folder) if options.folder else plugin_folder()
+    folder = Path(options.folder) if options.folder else user_folders()[0]
     path = folder / f"{options.name}.py"
     if path.exists():
         raise DropInError(f"{path} exists already", "choose another name, or edit it")

@@ -14,20 +14,24 @@ from typing import Any, Literal
 import msgspec
 
 from ..data.errors import ProbeloopError
+from ..plugin.instance import PluginInstance
 from .schema import Rig
 
 Role = Literal["instrument", "guard", "recorder", "experiment", "plugins", "window", "stop_window"]
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process is told at its start. plugins: the instances a plug-in process runs."""
+    """What a process is told at its start.
+
+    instances: the plug-ins of a plug-in process. take_over: it is the second process of a reload.
+    """
 
     role: Role
     name: str
     rig: Rig
     session: str
-    plugins: tuple[str, ...] = ()
-    origin: str = ""
+    instances: tuple[PluginInstance, ...] = ()
+    take_over: bool = False
 
 
 def main(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ import msgspec
 
 from ..data.calibration import Calibration
 from ..data.errors import Problem, SettingsError
-from ..data.limits import Limits
+from ..data.limits import Limits, tightened
 from ..data.settings import Settings, allowed, convert
 
 SCHEMA = 1
@@ -119,9 +119,7 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
 
 
 def limits_of(own: Limits, wanted: Mapping[str, Any]) -> Limits:
-    """Return the instrument's `own` limits narrowed by what the rig says; raises SettingsError where it loosens one."""
-    from ..data.limits import tightened
-
+    """Return the instrument's `own` limits narrowed by the rig's; raises SettingsError where it loosens one."""
     given = convert(Limits, {"region": own.region, **wanted}, "limits", spelled=True)
     values = {name: getattr(given if name in wanted else own, name) for name in Limits.__struct_fields__}
     return tightened(own, Limits(**values))

@@ -19,7 +19,7 @@ from ..data.errors import BusError, ProbeloopError, RefusedError, WireError
 from .schema import PlanEntry, Rig
 from .summary import Summary
 from .supervisor import RigLock, Supervisor, told
-from .watch import PluginWatch
+from .plugins import RigPlugins
 
 _READY_S = 60.0
 _TICK_S = 0.25
@@ -79,8 +79,7 @@ class Session:
         instrument = start("instrument", "instrument", needed=True)
         start("guard", "guard")
         start("recorder", "recorder")
-        self._watch = PluginWatch(self._supervisor, self._bus, self.rig)
-        self._watch.start()
+        self._plugins = RigPlugins(self._bus, self.rig, self._supervisor.start_plugins)
         start("experiment", "experiment")
         if not self.headless:
             start("window", "window", restart=False)
@@ -89,7 +88,6 @@ class Session:
         sizes = {topic: int(size) for topic, size in state.get("topics", {}).items()}
         check_budget({topic: max(size, 2**20) for topic, size in sizes.items()}, self.rig.memory_budget_mb * 2**20)
         self._wait_ready("recorder", self._supervisor.children["recorder"])
-        self._watch.wait_ready(_READY_S)
         self._wait_ready("experiment", self._supervisor.children["experiment"])
 
     def _wait_ready(self, service: str, child: Any) -> dict[str, Any]:
@@ -153,7 +151,8 @@ class Session:
             self.summary.take(event)
             if isinstance(event, control.Progress):
                 self._show(event)
-        for event in [*self._supervisor.look(), *self._watch.look()]:
+            self._plugins.take(event)
+        for event in [*self._supervisor.look(), *self._plugins.look()]:
             self._writer.write(told(event))
 
     def _ended(self) -> bool:
@@ -185,15 +184,15 @@ class Session:
     def _close(self) -> None:
         self._end.set()
         begun = time.monotonic()
-        self.killed = self._supervisor.stop(["window", "stop_window", "experiment", "instrument", "guard",
-                                             *self._watch.names, "recorder"])  # fmt: skip
+        self.killed = self._supervisor.stop("window", "stop_window", "experiment", "instrument", "guard")
+        self._plugins.close()
+        self.killed += self._supervisor.stop("recorder")
         self.shutdown_s = time.monotonic() - begun
         for body in self._reader.read(0.0):
             try:
                 self.summary.take(control.decode_event(body))
             except WireError:
                 continue
-        self._watch.close()
         self._reader.close()
         self._writer.close()
         self._bus.clean_stale()

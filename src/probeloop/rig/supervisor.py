@@ -5,6 +5,7 @@ Kept light: no arrays are looked at here. The supervisor can die at any moment: 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -22,6 +23,7 @@ import msgspec
 from ..bus.node import Bus
 from ..data.control import Event, Remark, StateChange, encode
 from ..data.errors import BusError
+from ..plugin.instance import PluginInstance
 from .process import ProcessConfig, Role
 from .schema import Rig
 
@@ -105,25 +107,35 @@ class Supervisor:
         (session / "log").mkdir(parents=True, exist_ok=True)
         _become_subreaper()
 
-    def start(self, role: Role, name: str, *, plugins: Iterable[str] = (), needed: bool = False,
-              restart: bool = True, origin: str = "") -> Child:  # fmt: skip
+    def start(self, role: Role, name: str, *, needed: bool = False, restart: bool = True) -> Child:
         """Start a process and watch it from now on."""
-        config = ProcessConfig(
-            role=role, name=name, rig=self.rig, session=str(self.session), plugins=tuple(plugins), origin=origin
-        )
-        child = Child(config, needed, restart)
+        child = Child(ProcessConfig(role=role, name=name, rig=self.rig, session=str(self.session)), needed, restart)
         self.children[name] = child
-        self._spawn(child)
+        child.popen = self.spawn(child.config)
         return child
 
-    def _spawn(self, child: Child) -> None:
+    def start_plugins(self, name: str, instances: tuple[PluginInstance, ...], take_over: bool) -> subprocess.Popen[bytes]:
+        """Start a plug-in process, for the keeper to watch."""
+        return self.spawn(
+            ProcessConfig(
+                role="plugins",
+                name=name,
+                rig=self.rig,
+                session=str(self.session),
+                instances=instances,
+                take_over=take_over,
+            )
+        )
+
+    def spawn(self, config: ProcessConfig) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own, with its log in the session's folder."""
         log = self.session / "log"
-        path = log / f"{child.config.name}.json"
-        path.write_bytes(msgspec.json.encode(child.config))
-        (log / f"{child.config.name}.error").unlink(missing_ok=True)
+        path = log / f"{config.name}.json"
+        path.write_bytes(msgspec.json.encode(config))
+        (log / f"{config.name}.error").unlink(missing_ok=True)
         environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PROBELOOP_RIG": self.rig.name}
-        with (log / f"{child.config.name}.log").open("ab") as out:
-            child.popen = subprocess.Popen(
+        with (log / f"{config.name}.log").open("ab") as out:
+            return subprocess.Popen(
                 [sys.executable, "-m", "probeloop.rig.process", str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -142,7 +154,7 @@ class Supervisor:
         return f"the process {child.config.name!r} {how}"
 
     def look(self) -> list[Event]:
-        """Notice what died, start it again when its time has come; return what to tell. Call about 4 times a second."""
+        """Notice what died, start it again when its time has come; return what to tell. Call it 4 times a second."""
         told: list[Event] = []
         now = time.monotonic()
         for name, child in self.children.items():
@@ -151,7 +163,7 @@ class Supervisor:
             if child.popen is not None:
                 told += self._buried(name, child, now)
             elif now >= child.due:
-                self._spawn(child)
+                child.popen = self.spawn(child.config)
                 told.append(StateChange(target=name, state="restarted", reason="", process="supervisor"))
         return told
 
@@ -180,27 +192,21 @@ class Supervisor:
             Remark(text=why, level="error", process="supervisor"),
         ]
 
-    def stop(self, order: Iterable[str], seconds: float = 3.0) -> list[str]:
-        """End every process, those of `order` first, one after the other; return what had to be killed."""
+    def stop(self, *names: str, seconds: float = 2.0) -> list[str]:
+        """End these processes, one after the other; return those that had to be killed."""
         self._stopping = True
         killed = []
-        deadline = time.monotonic() + seconds
-        first = [name for name in order if name in self.children]
-        rest = [name for name in self.children if name not in first]
-        for group in [[name] for name in first] + [rest]:
-            for name in group:
-                child = self.children[name]
-                if child.alive and child.popen is not None:
-                    child.popen.terminate()
-            for name in group:
-                child = self.children[name]
-                if child.popen is None:
-                    continue
+        for name in names:
+            child = self.children.get(name)
+            if child is None or child.popen is None:
+                continue
+            if child.alive:
+                child.popen.terminate()
                 try:
-                    child.popen.wait(max(0.3, deadline - time.monotonic()))
+                    child.popen.wait(seconds)
                 except subprocess.TimeoutExpired:
                     killed.append(name)
-                kill_group(child)
+            kill_group(child)
         return killed
 
 
@@ -208,10 +214,8 @@ def kill_group(child: Child) -> None:
     """Kill whatever is left of a process and its descendants, and reap it."""
     if child.popen is None:
         return
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.popen.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     child.popen.wait()
 
 
