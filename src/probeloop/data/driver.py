@@ -117,8 +117,10 @@ class Instrument(Protocol):
 
 
 class SafePort(Protocol):
-    """A second way to the hardware, for the guard's process; a driver class offers it as the static method
-    `guard_connection(parameters) -> SafePort`. Without one the guard reaches nothing, and says so.
+    """A second way to the hardware, for the guard's process.
+
+    A driver class offers it as the static method `guard_connection(parameters) -> SafePort`. Without one the guard
+    reaches nothing, and says so.
     """
 
     def make_safe(self) -> None:

@@ -1,5 +1,6 @@
-"""The guard: a process with its own connection to the hardware, that makes it safe when the instrument's process
-is gone or hangs (CONVENTIONS.md 9). No plug-ins, no learning libraries, nothing to wait for.
+"""The guard: a process with its own connection to the hardware (CONVENTIONS.md 9).
+
+It makes the hardware safe when the instrument's process is gone or hangs. No plug-ins, no learning libraries.
 
 Its word is worth what its connection is: a driver offers `guard_connection`. Without one (a simulator whose
 hardware ends with its process) the guard says that it reaches nothing.
@@ -8,7 +9,6 @@ hardware ends with its process) the guard says that it reaches nothing.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,9 +134,10 @@ def _seen(pulse: Pulse, process: str) -> Seen | None:
 
 def is_alive(pid: int) -> bool:
     """Return whether a process runs (a zombie does not)."""
-    if sys.platform == "linux":
+    status = Path(f"/proc/{pid}/stat")
+    if status.parent.parent.joinpath("self").exists():
         try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+            return status.read_text().rpartition(")")[2].split()[0] not in "ZX"
         except (OSError, IndexError):
             return False
     try:

@@ -6,7 +6,6 @@ alone: a line that was left with a pixel missing or doubled is named in a Gap, a
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 from collections.abc import Callable
@@ -23,12 +22,12 @@ from ..data.driver import Acquisition
 from ..data.errors import ContractError
 from ..data.frame import COLUMN_BYTES, HEADER_BYTES, BlockFlag, FrameBuffer, FrameFlag
 from .door import Door, ShutError
+from .lines import Lines
 
 BLOCK_BYTES = 1 << 20
 BLOCK_NS = 2_000_000
 MOST_FRAMES = 4096
 CREDIT_SLICE = 0.05  # [s] between two looks at an abort while no reader gives credit
-NAMED_PIXELS = 256  # an event names no more than these
 
 
 class Outlet(Protocol):
@@ -285,107 +284,6 @@ class Pump:
             frames.close()
         except Exception as problem:  # a driver may raise anything while it ends
             self.report(Gap(topic="", first=0, count=0, reason=f"the driver failed while ending: {problem}"))
-
-
-class Lines:
-    """Compares what each line should have with what came, by scan index."""
-
-    def __init__(self, spec: StreamSpec, generation: int, report: Callable[[Gap], None]) -> None:
-        shape = spec.nav_shape
-        self._width = shape[-1] if shape else 0
-        self._counts = np.zeros(math.prod(shape) if shape and spec.sync != "none" else 0, np.int32)
-        self._topic, self._generation, self._report = spec.name, generation, report
-        self._row = self._before = -1
-        self._started = False
-
-    def add(self, scan_index: NDArray[np.int64], flags: NDArray[np.uint16], first: int) -> bool:
-        """Take the columns of a block, whose first frame has the index `first`; True when a line ended in it."""
-        repeats = np.flatnonzero(flags & FrameFlag.PATTERN_REPEAT)
-        if repeats.size and self._counts.size:
-            self._tell_repeats(scan_index, repeats, first)
-        if scan_index.size:
-            self._before = int(scan_index[-1])
-        index = scan_index[scan_index >= 0]
-        if not self._counts.size:
-            return True
-        if not index.size:
-            return False
-        rows = index // self._width
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(rows)) + 1, [index.size]])
-        missing: list[NDArray[np.int64]] = []
-        doubled: list[NDArray[np.int64]] = []
-        for begin, end in itertools.pairwise(starts):
-            row = int(rows[begin])
-            if self._started and row != self._row:
-                self._close(self._row, missing, doubled)
-                for skipped in self._between(self._row, row):
-                    self._close(skipped, missing, doubled)
-            elif not self._started:
-                for skipped in range(row):
-                    self._close(skipped, missing, doubled)
-            self._row, self._started = row, True
-            np.add.at(self._counts, index[begin:end], 1)
-        self._tell(missing, doubled)
-        last = int(index[-1])
-        return len(starts) > 2 or bool(np.all(self._counts[last - last % self._width :][: self._width]))
-
-    def _tell_repeats(self, scan_index: NDArray[np.int64], repeats: NDArray[np.int64], first: int) -> None:
-        """Name the frames that the driver says repeat the one before: no pixel gets them."""
-        before = np.concatenate([[self._before], scan_index])[repeats]
-        self._report(
-            Gap(
-                topic=self._topic,
-                first=first + int(repeats[0]),
-                count=0,
-                reason=f"{repeats.size} frames that repeat the one before",
-                generation=self._generation,
-                pixels=tuple(int(p) for p in before[:NAMED_PIXELS]),
-            )
-        )
-
-    def close(self) -> None:
-        """End the scan: the last line, and lines that never came."""
-        if not self._counts.size or not self._started:
-            return
-        missing: list[NDArray[np.int64]] = []
-        doubled: list[NDArray[np.int64]] = []
-        for row in range(self._row, self._counts.size // self._width):
-            self._close(row, missing, doubled)
-        self._tell(missing, doubled)
-
-    def _between(self, before: int, now: int) -> list[int]:
-        """Return the lines that should have come between two; the map may begin again."""
-        if now > before:
-            return list(range(before + 1, now))
-        return [*range(before + 1, self._counts.size // self._width), *range(now)]
-
-    def _close(self, row: int, missing: list[NDArray[np.int64]], doubled: list[NDArray[np.int64]]) -> None:
-        line = self._counts[row * self._width : (row + 1) * self._width]
-        if line.min() == 1 == line.max():
-            line[:] = 0
-            return
-        missing.append(np.flatnonzero(line == 0) + row * self._width)
-        doubled.append(np.flatnonzero(line > 1) + row * self._width)
-        line[:] = 0
-
-    def _tell(self, missing: list[NDArray[np.int64]], doubled: list[NDArray[np.int64]]) -> None:
-        for found, reason in (
-            (missing, "no frame for these pixels"),
-            (doubled, "more than one frame for these pixels"),
-        ):
-            pixels = np.concatenate(found) if found else np.zeros(0, np.int64)
-            if pixels.size:
-                named = tuple(int(p) for p in pixels[:NAMED_PIXELS])
-                self._report(
-                    Gap(
-                        topic=self._topic,
-                        first=named[0],
-                        count=int(pixels.size) if found is missing else 0,
-                        reason=reason,
-                        generation=self._generation,
-                        pixels=named,
-                    )
-                )
 
 
 def most_frames(spec: StreamSpec) -> int:

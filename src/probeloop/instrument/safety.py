@@ -47,12 +47,12 @@ class OutputLeases:
 
 
 def unsafe_outputs(state: GateState, info: InstrumentInfo) -> tuple[str, ...]:
-    """Return the names of the outputs that are not in their safe state."""
+    """Return the names of the outputs that are not in their safe state, of those that going safe changes."""
     outputs = {
-        "beam": not state.blanked and "Unblank" in info.commands,
-        "tip": state.feedback != "withdrawn",
-        "bias": state.bias != 0.0 and "SetBias" in info.commands and info.modality != "stm",
-        "drive": state.drive != 0.0,
+        "beam": not state.blanked and "Blank" in info.commands,
+        "tip": state.feedback != "withdrawn" and "Withdraw" in info.commands,
+        "bias": "bias" in info.safe_readback and not _same(state.bias, info.safe_readback["bias"]),
+        "drive": "drive" in info.safe_readback and not _same(state.drive, info.safe_readback["drive"]),
     }
     return tuple(name for name, on in outputs.items() if on)
 

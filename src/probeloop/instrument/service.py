@@ -26,6 +26,7 @@ from ..data.limits import Limits
 from .desk import ControlDesk
 from .journal import EventJournal
 from .pump import Delivery, Outlet, most_frames
+from .requests import Requests
 
 SERVICE = "instrument"
 TICK = 0.05  # [s]
@@ -160,20 +161,21 @@ def run_instrument(
         acquire=lambda *a, **k: pump.acquire(desk.pump.run, *a, **k),
         first_generation=first_generation,
     )
+    requests = Requests(desk)
     over = threading.Event()
     executor = threading.Thread(target=_execute, args=(desk, over, clock), name="executor", daemon=True)
     try:
-        desk.arm("start")
+        requests.arm("start")
         pump.start()
         executor.start()
         if ready is not None:
             ready()
         while not (stop.is_set() or desk.ending.is_set()):
-            serve(server, desk)
+            serve(server, requests)
             desk.tick()
             pulse.beat()
             poller.wait(TICK)
-        serve(server, desk)
+        serve(server, requests)
     finally:
         desk.trip("the instrument's process ends")
         over.set()
@@ -187,7 +189,7 @@ def run_instrument(
         events.close()
 
 
-def serve(server: Server, desk: ControlDesk) -> None:
+def serve(server: Server, requests: Requests) -> None:
     """Answer every request that waits, STOP first."""
     asked = server.receive()
     if not asked:
@@ -198,7 +200,7 @@ def serve(server: Server, desk: ControlDesk) -> None:
             good.append((decode_request(body), respond))
         except WireError as error:
             respond(encode(Refused(error.message, "message", "a Request of data/control.py")))
-    replies = desk.handle_all([request for request, _ in good])
+    replies = requests.handle_all([request for request, _ in good])
     for (_, respond), reply in zip(good, replies, strict=True):
         respond(encode(reply))
 
