@@ -31,6 +31,7 @@ _WHERE = {
     "data.settings": "Settings",
     "data.units": "convert display quantity to_si",
     "discover": "load_simulator",
+    "record.reader": "open_session",
     "plugin.contract": "Checkpoint Context FrameTransform NoParameters Observation Observe Outputs Plan PlanContext "
     "PlanSteps Policy Propose Reduce Reward Scalarizer ScanTransform Submit Ticket Wait",
     "rig.client": "Connection Events StopDoor",

@@ -31,7 +31,7 @@ class Disk:
         self.written = 0
         self.unsynced: list[str] = []
 
-    def put(self, path: Path, data: bytes | NDArray[np.uint8]) -> None:
+    def put(self, path: Path, data: bytes) -> None:
         """Write `data` beside `path` and move it there; raises OSError and leaves `path` as it was."""
         name, partial = str(path), f"{path}.{os.getpid()}-{next(_serial)}.partial"
         try:

@@ -32,7 +32,7 @@ def encode(array: NDArray[Any]) -> bytes:
 
 
 def check_chunk(shape: tuple[int, ...], dtype: np.dtype[Any], compressor: Any) -> int:
-    """Return the size of a decoded chunk [bytes]; raises RecordError for one that is too large or strangely packed."""
+    """Return the size of a decoded chunk [bytes]; raises RecordError for a huge or strange one."""
     size = math.prod(shape) * dtype.itemsize
     if any(n < 1 for n in shape) or size > MAX_CHUNK_BYTES:
         raise RecordError(f"a chunk of shape {shape} takes {size} bytes, more than {MAX_CHUNK_BYTES}")

@@ -59,7 +59,9 @@ class Zspy:
         """Write the tree, arrays left out, beside its place; raises OSError."""
         shutil.rmtree(self._partial, ignore_errors=True)
         now = datetime.now().astimezone()
-        extra = {key: self.about[key] for key in ("session", "first_generation", "command_id") if key in self.about}
+        extra: dict[str, Any] = {
+            key: self.about[key] for key in ("session", "first_generation", "command_id") if key in self.about
+        }
         metadata = metadata_of(self.spec, extra, f"{now:%Y-%m-%d}", f"{now:%H:%M:%S}")
         axes = axes_of(self.spec, self.data.layout.nav[0] if self.points else None)
         files = skeleton(self.spec.name, axes, metadata, {"probeloop": self.attributes(False)})
