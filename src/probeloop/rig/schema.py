@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -69,6 +70,11 @@ class Rig(msgspec.Struct, frozen=True, kw_only=True):
     plugin_folders: tuple[str, ...] = ()
     memory_budget_mb: int = 256
     source: str = ""
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The rig's own drop-in folders, absolute."""
+        return tuple(str(Path(self.folder, name).expanduser()) for name in self.plugin_folders)
 
 
 def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = "") -> Rig:

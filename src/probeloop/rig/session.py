@@ -16,10 +16,10 @@ from ..bus.request import Client
 from ..bus.topic import check_budget
 from ..data import control
 from ..data.errors import BusError, ProbeloopError, RefusedError, WireError
+from .plugins import RigPlugins
 from .schema import PlanEntry, Rig
 from .summary import Summary
 from .supervisor import RigLock, Supervisor, told
-from .plugins import RigPlugins
 
 _READY_S = 60.0
 _TICK_S = 0.25

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -114,7 +113,9 @@ class Supervisor:
         child.popen = self.spawn(child.config)
         return child
 
-    def start_plugins(self, name: str, instances: tuple[PluginInstance, ...], take_over: bool) -> subprocess.Popen[bytes]:
+    def start_plugins(
+        self, name: str, instances: tuple[PluginInstance, ...], take_over: bool
+    ) -> subprocess.Popen[bytes]:
         """Start a plug-in process, for the keeper to watch."""
         return self.spawn(
             ProcessConfig(
@@ -133,7 +134,7 @@ class Supervisor:
         path = log / f"{config.name}.json"
         path.write_bytes(msgspec.json.encode(config))
         (log / f"{config.name}.error").unlink(missing_ok=True)
-        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PROBELOOP_RIG": self.rig.name}
+        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PROBELOOP_RIG_FOLDER": self.rig.folder}
         with (log / f"{config.name}.log").open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", "probeloop.rig.process", str(path)],

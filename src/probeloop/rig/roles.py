@@ -1,0 +1,120 @@
+"""What each process of a rig does; the function's name is the role. Imports are late: a process loads only its own."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..bus.node import Bus
+from ..bus.request import Client
+from ..data.calibration import CalibrationSet
+from ..data.errors import BusError, DriverError, ProbeloopError
+
+if TYPE_CHECKING:
+    from .process import ProcessConfig
+
+_PATIENCE_S = 60.0
+
+
+def instrument(config: ProcessConfig, stop: threading.Event) -> None:
+    """Make the driver or simulator and serve it."""
+    from ..discover import load_instrument
+    from ..instrument.service import run_instrument
+    from .schema import limits_of
+
+    rig = config.rig
+    made = load_instrument(rig.instrument.use, rig.instrument.parameters, rig.folders, spelled=True)
+    limits = limits_of(made.describe().limits, rig.limits)
+    with Bus(rig.name, config.name) as bus:
+        run_instrument(bus, made, limits, stop=stop)
+
+
+def guard(config: ProcessConfig, stop: threading.Event) -> None:
+    """Watch the instrument's process over a connection of its own, where the driver offers one."""
+    from ..discover import load_class
+    from ..instrument.guard import run_guard
+
+    rig = config.rig
+    cls: Any = load_class(rig.instrument.use, "Instrument", rig.folders)
+    offer = getattr(cls, "guard_connection", None)
+    connect = None if offer is None else lambda: offer(rig.instrument.parameters)
+    with Bus(rig.name, config.name) as bus:
+        run_guard(bus, connect, stop=stop)
+
+
+def plugins(config: ProcessConfig, stop: threading.Event) -> int:
+    """Run one plug-in, or a group of shipped ones."""
+    from ..plugin.worker import pin_threads, run_plugin_process
+
+    pin_threads()
+    from ..record.history import history_of
+    from ..testing.check import check_class
+
+    with Bus(config.rig.name, config.name) as bus:
+        return run_plugin_process(
+            bus,
+            config.instances,
+            stop,
+            history=history_of(Path(config.session)),
+            calibrations=_calibrations(config, bus, stop),
+            check=check_class,
+            take_over=config.take_over,
+        )
+
+
+def experiment(config: ProcessConfig, stop: threading.Event) -> None:
+    """Run plans."""
+    from ..experiment.service import run_experiment
+
+    with Bus(config.rig.name, config.name) as bus:
+        run_experiment(bus, config, stop=stop)  # type: ignore[arg-type]
+
+
+def recorder(config: ProcessConfig, stop: threading.Event) -> None:
+    """Write the session."""
+    from ..record.recorder import run_recorder
+
+    with Bus(config.rig.name, config.name) as bus:
+        run_recorder(bus, Path(config.session), stop=stop)
+
+
+def window(config: ProcessConfig, stop: threading.Event) -> int:
+    """Show the window."""
+    return _gui("probeloop.gui.app", config)
+
+
+def stop_window(config: ProcessConfig, stop: threading.Event) -> int:
+    """Show the small window that does nothing but STOP."""
+    return _gui("probeloop.gui.stop_window", config)
+
+
+def _gui(module: str, config: ProcessConfig) -> int:
+    from ..discover import load_object
+
+    return int(load_object(module, "main")(config.rig.name))
+
+
+def _calibrations(config: ProcessConfig, bus: Bus, stop: threading.Event) -> CalibrationSet:
+    """Return the instrument's calibrations, with the rig's own on top; waits until the instrument answers."""
+    import msgspec
+
+    from ..data.calibration import Calibration
+    from ..data.control import Describe, Description, decode_reply, encode
+
+    client = Client(bus, "instrument")
+    try:
+        for _ in range(int(_PATIENCE_S / 0.1)):
+            try:
+                reply = decode_reply(client.call(encode(Describe()), 1.0))
+            except BusError:
+                if stop.wait(0.1):
+                    raise ProbeloopError("ended before the instrument was there") from None
+                continue
+            if isinstance(reply, Description):
+                found = reply.state.get("info", {}).get("calibrations", ())
+                own = msgspec.convert(found, tuple[Calibration, ...])
+                return CalibrationSet(own).replace(config.rig.calibrations)
+    finally:
+        client.close()
+    raise DriverError(f"the instrument does not answer since {_PATIENCE_S:g} s", "see log/instrument.log")
