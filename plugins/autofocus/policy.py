@@ -82,8 +82,8 @@ class Autofocus(Plan):
         y: Annotated[float, quantity("nm", ge=-1e6, le=1e6)] = 0.0
         points: Annotated[int, msgspec.Meta(ge=16, le=128)] = 32
         coarse_step: Annotated[float, quantity("nm", ge=0.02, le=10)] = 0.15
-        fine_step: Annotated[float, quantity("nm", ge=0.01, le=1)] = 0.06
-        dwell_time: Annotated[float, quantity("ms", ge=0.001, le=1000)] = 0.05
+        fine_step: Annotated[float, quantity("nm", ge=0.01, le=1)] = 0.08
+        dwell_time: Annotated[float, quantity("ms", ge=0.001, le=1000)] = 0.01
         rounds: Annotated[int, msgspec.Meta(ge=2, le=20)] = 6
         tolerance: Annotated[float, quantity("nm", ge=0.01, le=10)] = 0.4
         significance: Annotated[float, quantity("", ge=3, le=1000)] = 15.0

@@ -61,7 +61,7 @@ def band_limit(pixels: int, edge: float = 2 / 3, taper: float = 0.02) -> NDArray
 
 def window_multiple(aberrations: Aberrations, geometry: Geometry) -> int:
     """Return how many camera fields (along one side) the probe needs to live in without meeting itself."""
-    needed = 2.2 * blur_radius(aberrations, geometry.convergence) + 6.5e-10
+    needed = 2.05 * blur_radius(aberrations, geometry.convergence) + 7e-10
     wanted = needed / geometry.field
     return next((m for m in _MULTIPLES if m >= wanted), _MULTIPLES[-1])
 
@@ -105,13 +105,11 @@ class Probe:
 
     multiple: m. aperture: (n, n) wave in the aperture plane when m = 1 (moved exactly by a phase ramp), or empty.
     real: (n m, n m) wave in real space, its centre at [n m / 2, n m / 2].
-    reach: (n m,) half width of the part of each row that holds the probe [px].
     """
 
     multiple: int
     aperture: Complex
     real: Planes
-    reach: NDArray[np.int64]
 
 
 def make_probe(aberrations: Aberrations, geometry: Geometry) -> Probe:
@@ -120,13 +118,7 @@ def make_probe(aberrations: Aberrations, geometry: Geometry) -> Probe:
     wave = aperture_wave(aberrations, geometry, m)
     size = wave.shape[0]
     real = Planes.of(np.asarray(sf.fftshift(sf.ifft2(wave)) * np.float32(size), np.complex64))
-    if m == 1:
-        return Probe(m, wave, real, np.full(size, size // 2, np.int64))
-    radius = (1.1 * blur_radius(aberrations, geometry.convergence) + 3.2e-10) / geometry.pixel
-    radius = min(size // 2, round(radius))
-    rows = np.arange(size) - size // 2
-    reach = np.sqrt(np.maximum(0, radius**2 - rows**2)).astype(np.int64)
-    return Probe(m, np.zeros((0, 0), np.complex64), real, reach)
+    return Probe(m, wave if m == 1 else np.zeros((0, 0), np.complex64), real)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -137,9 +129,7 @@ def _add_product(a_re: Any, a_im: Any, b_re: Any, b_im: Any, out_re: Any, out_im
 
 
 @nb.njit(nogil=True, cache=True)
-def fold_product(
-    s_re: Any, s_im: Any, p_re: Any, p_im: Any, reach: Any, y0: Any, x0: Any, out_re: Any, out_im: Any
-) -> None:
+def fold_product(s_re: Any, s_im: Any, p_re: Any, p_im: Any, y0: Any, x0: Any, out_re: Any, out_im: Any) -> None:
     """Write the product of specimen and probe, folded onto the camera's field, into `out` (n, n).
 
     specimen s (N, N), periodic; probe p (M, M) centred on pixel (y0, x0) of it; M a multiple of n. In `out` the
@@ -152,16 +142,13 @@ def fold_product(
     out_re[:] = 0
     out_im[:] = 0
     for y in range(size):
-        width = reach[y]
-        if width == 0:
-            continue
         row = (y0 + y - half) % tile
         target = (y - half) % n
-        x, right = max(0, half - width), min(size, half + width)
-        while x < right:
+        x = 0
+        while x < size:
             column = (x0 + x - half) % tile
             to = (x - half) % n
-            run = min(right - x, tile - column, n - to)
+            run = min(size - x, tile - column, n - to)
             _add_product(
                 s_re[row, column : column + run], s_im[row, column : column + run],
                 p_re[y, x : x + run], p_im[y, x : x + run],
@@ -217,7 +204,7 @@ class Scatterer:
             real = Planes(moved.real, moved.imag)
         specimen = self._specimen or _VACUUM
         fold_product(
-            specimen.re, specimen.im, real.re, real.im, probe.reach,
+            specimen.re, specimen.im, real.re, real.im,
             y0 % specimen.re.shape[0], x0 % specimen.re.shape[0], self._re, self._im,
         )  # fmt: skip
         self._wave.real = self._re
