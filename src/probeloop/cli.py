@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from .data.errors import ProbeloopError, SettingsError
 
@@ -148,13 +147,6 @@ def _say(text: str) -> None:
 
 def _complain(text: str) -> None:
     sys.stderr.write(f"probeloop: {text}\n")
-
-
-def emit_json(value: Any) -> None:
-    """Print a summary as JSON."""
-    import json
-
-    _say(json.dumps(value, indent=2, default=str, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data.errors import DropInError, ProbeloopError
 from ..discover import found, load_commands, user_folders
+from .output import emit_json
 
 _TEMPLATE = '''"""{title}: one number per frame.
 
@@ -51,8 +52,6 @@ def list(options: argparse.Namespace) -> int:
     """Print every drop-in found, and why any was not loaded."""
     rows = found()
     if options.json:
-        from ..cli import emit_json
-
         emit_json([dataclasses.asdict(row) for row in rows])
         return 0
     width = max((len(row.name) for row in rows), default=0) + 2
@@ -105,7 +104,6 @@ def bench(options: argparse.Namespace) -> int:
     if run is None:
         raise DropInError(f"{options.what!r} offers no bench", "its commands.py needs a function bench(options)")
     figures = run({"seeds": options.seeds, "seed": options.seed, "progress": not options.json})
-    from ..cli import emit_json
 
     emit_json(figures)
     return 0 if figures.get("ok", True) else 1
@@ -113,7 +111,6 @@ def bench(options: argparse.Namespace) -> int:
 
 def schema(options: argparse.Namespace) -> int:
     """Print a JSON Schema, or the gate's table."""
-    from ..cli import emit_json
     from ..data import commands, control
     from ..data.settings import json_schema
 

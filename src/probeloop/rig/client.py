@@ -16,9 +16,12 @@ from ..bus.wait import Poller
 from ..data.commands import Command, Stop
 from ..data.control import Accepted, Event, Refused, Reply, Request, Submit, decode_event, decode_reply, encode
 from ..data.errors import BusError, WireError
+from ..plugin.instance import service_name
+from ..plugin.pulse import WORK
 
 INSTRUMENT = "instrument"
-_STOP_REPLY_S = 0.5
+SERVICES = (INSTRUMENT, "experiment", "recorder")
+_STOP_REPLY_S = 1.0
 
 
 class Events:
@@ -108,6 +111,11 @@ class Connection:
     def topics(self) -> list[str]:
         """Return the names of all topics that were ever opened in this rig, `events` excepted."""
         return sorted({row.name for row in self._bus.ledger.rows(TOPIC)})
+
+    def services(self) -> list[str]:
+        """Return the services that can be asked: the rig's own, and one a plug-in instance."""
+        plugins = sorted({row.name for row in self._bus.ledger.rows(WORK)})
+        return [*SERVICES, *(service_name(plugin) for plugin in plugins)]
 
     def processes(self) -> dict[str, float]:
         """Return the age of the last heartbeat [s] by process."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..bus.topic import free_bytes
 from ..discover import installed
+from .output import emit_json
 from .run import has_screen
 from .supervisor import running_rigs
 
@@ -58,8 +59,6 @@ def doctor(options: argparse.Namespace) -> int:
     """Print what `examine` found."""
     facts = examine()
     if options.json:
-        from ..cli import emit_json
-
         emit_json(facts)
         return 0
     for name, value in facts.items():

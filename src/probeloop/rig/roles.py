@@ -1,4 +1,4 @@
-"""What each process of a rig does; the function's name is the role. Imports are late: a process loads only its own."""
+"""What each process of a rig does; the function is named like the role. A process imports only what it needs."""
 
 from __future__ import annotations
 

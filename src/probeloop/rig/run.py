@@ -15,6 +15,7 @@ import msgspec
 
 from ..data.errors import BusError, ProbeloopError, SourceError
 from .load import load
+from .output import emit_json
 from .schema import PlanEntry, Rig
 from .session import Session
 
@@ -34,8 +35,6 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: session.end("interrupted"))
     summary = session.run()
     if options.json:
-        from ..cli import emit_json
-
         emit_json(summary)
     else:
         _tell(summary)
