@@ -78,7 +78,6 @@ def write(bus: Bus, count: str) -> None:
     ready()
     for number in range(int(count)):
         writer.write(f"{number}".encode())
-    sys.stdin.read()
     writer.close()
 
 

@@ -162,7 +162,6 @@ def test_events_cross_processes(ipc: Bus, spawn: Spawn) -> None:
         assert new
         events += new
     assert events == [b"%d" % number for number in range(100)]
-    child.stdin.close()
     assert child.wait() == 0
     reader.close()
 

@@ -19,6 +19,7 @@ from .topic import (
     EVENTS,
     BytesPublisher,
     bytes_service,
+    let_readers_meet,
     read_bytes,
 )
 
@@ -35,6 +36,7 @@ class EventWriter:
 
     def __init__(self, bus: Bus) -> None:
         """Join as a writer; raises BusError or SharedMemoryError."""
+        self._bus, self._created_s = bus, time.monotonic()
         self._factory = _service(bus)
         self._port = BytesPublisher(bus, self._factory, EVENTS, size=EVENT_BYTES, depth=EVENT_DEPTH)
         self._wake = bus.event_service(f"{EVENTS}/wake")
@@ -42,6 +44,7 @@ class EventWriter:
         self._writer = secrets.randbits(64)
         self._sequence = itertools.count()
         self._closed = False
+        self._notifier.notify()  # readers look, and so connect, before the first event
 
     def write(self, body: bytes) -> None:
         """Send one event to every reader; raises SharedMemoryError when a large one has no room."""
@@ -49,9 +52,10 @@ class EventWriter:
         self._notifier.notify()
 
     def close(self) -> None:
-        """Leave; what was written stays readable. Harmless when closed already."""
+        """Leave; a writer younger than 0.2 s first lets the readers connect. Harmless when closed already."""
         if not self._closed:
             self._closed = True
+            let_readers_meet(self._bus, self._factory, self._created_s)
             self._port.port.delete()
             self._notifier.delete()
             self._factory = self._wake = None

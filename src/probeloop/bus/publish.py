@@ -27,6 +27,7 @@ from .topic import (
     BytesPublisher,
     data_publisher,
     data_service,
+    let_readers_meet,
     lines,
     size_class,
     spec_service,
@@ -63,6 +64,7 @@ class Publisher:
         self.credits = CreditBook(bus, topic) if source_waits else None
         self._spec: StreamSpec | None = None
         self._frame_bytes = 0
+        self._created_s = time.monotonic()
         self._joins = -1
         self._port: Any = None
         self.sizes = size_class(max_block_bytes)
@@ -252,7 +254,8 @@ class Publisher:
     def close(self) -> None:
         """Leave the topic; readers that have met this publisher still get all it sent. Harmless when closed already.
 
-        A reader meets a publisher when it looks the first time, so one that never looked in between misses it.
+        A reader meets a publisher when it looks the first time; a publisher that ends within 0.2 s of its creation
+        waits so long for that.
         """
         if self._port is None:
             return
@@ -260,6 +263,8 @@ class Publisher:
             sample.delete()
         self._loaned.clear()
         self._views.clear()
+        if self._blocks:
+            let_readers_meet(self.bus, self._service, self._created_s)
         if self.credits is not None:
             self.credits.close()
         for port in (*(port for _, _, port in self._retired), self._port, self._specs.port):

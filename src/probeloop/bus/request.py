@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from .node import Bus
 _BODY_BYTES = 4096
 _CLIENTS = 32
 _SLICE_S = 0.5
+_LAST_LOOKS = 50
 
 Respond = Callable[[bytes], None]
 
@@ -53,9 +55,11 @@ class Server:
             return builder.allocation_strategy(iox2.AllocationStrategy.PowerOfTwo).create()
 
         self._port: Any = bus.retry(make, f"serve {service!r}")
+        self._answered: list[Any] = []
 
     def receive(self) -> list[tuple[bytes, Respond]]:
         """Return every waiting request with the function that answers it; answering twice raises BusError."""
+        self._let_go()
         asked: list[tuple[bytes, Respond]] = []
         while (request := self._port.receive()) is not None:
             payload = request.payload()
@@ -73,10 +77,18 @@ class Server:
             response = active.loan_slice_uninit(len(body))
             ctypes.memmove(response.payload_ptr, body, len(body))
             response.assume_init().send()
-            active.delete()
+            self._answered.append(active)
             self._notifier.notify()
 
         return respond
+
+    def _let_go(self) -> None:
+        """Forget the answered requests whose client has taken the reply."""
+        still = [active for active in self._answered if active.is_connected]
+        for active in self._answered:
+            if active not in still:
+                active.delete()
+        self._answered = still
 
     def hear(self) -> None:
         """Empty the wake-up event."""
@@ -87,9 +99,18 @@ class Server:
         return bool(self._port.has_requests)
 
     def close(self) -> None:
-        """Stop serving; harmless when closed already."""
+        """Stop serving, once the last replies are taken or 0.25 s passed; harmless when closed already."""
         if self._port is None:
             return
+        pause = threading.Event()
+        for _ in range(_LAST_LOOKS):  # a reply is gone with its server
+            self._let_go()
+            if not self._answered:
+                break
+            pause.wait(0.005)
+        for active in self._answered:
+            active.delete()
+        self._answered.clear()
         for port in (self._port, self.listener, self._notifier):
             port.delete()
         self._port = self.listener = None

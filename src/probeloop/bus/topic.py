@@ -16,6 +16,8 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ RIG_BUDGET_BYTES = 256 << 20
 # a quarter and a whole MiB of frames, with room for their header and columns: depth in blocks
 STANDARD_DEPTHS = {320 << 10: 256, 1280 << 10: 64}
 SPEC_BYTES, SPEC_DEPTH = 4096, 64
+_MEET_S = 0.2
 EVENTS = "events"
 EVENT_BYTES, EVENT_DEPTH, EVENT_WRITERS = 2048, 256, 32
 
@@ -211,6 +214,16 @@ def data_publisher(bus: Bus, service: Any, topic: str, sizes: Sizes, max_block_b
         port.delete()
         raise
     return port
+
+
+def let_readers_meet(bus: Bus, service: Any, created_s: float) -> None:
+    """Before a young publisher goes: give readers until 0.2 s after its creation to connect.
+
+    iceoryx2 keeps a gone publisher's blocks only for readers that had connected, which they do when they look.
+    """
+    left = created_s + _MEET_S - time.monotonic()
+    if left > 0 and not bus.local and service.dynamic_config.number_of_subscribers:
+        threading.Event().wait(left)
 
 
 class BytesPublisher:
