@@ -65,7 +65,7 @@ def state_of(desk: ControlDesk) -> dict[str, Any]:
             "spent": state.dose,
             "limit": limits.dose,
             "left": None if limits.dose is None else max(0.0, limits.dose - state.dose),
-            "area_max": account.map.maximum,
+            "area_dose": account.map.maximum,
             "area_limit": limits.area_dose,
             "sigma": account.sigma,
             "estimate": account.sigma is None,

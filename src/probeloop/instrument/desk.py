@@ -160,12 +160,15 @@ class ControlDesk:
             self.door.shut()  # a hand-over may have opened it meanwhile
             self._leases = OutputLeases()
             self._unproven = not report.ok
-            self.journal.tell(
-                StateChange(
-                    target="gate", state="tripped", reason=reason, data={"safe": report.words(), "took": report.took}
-                )
-            )
             epoch = self.state.epoch
+            data = {
+                "fault": self.state.fault,
+                "holder": "",
+                "epoch": epoch,
+                "safe": report.words(),
+                "took": report.took,
+            }
+            self.journal.tell(StateChange(target="gate", state="tripped", reason=reason, data=data))
         if report.ok:
             return Accepted(epoch=epoch)
         return Refused(f"NOT SAFE: {report.words()}", "safe state", "use the instrument's own switch")
@@ -207,9 +210,9 @@ class ControlDesk:
         if self.limits.dose is not None and state.dose > self.limits.dose:
             return f"the dose of {self.limits.dose:.3g} e is spent"
         if silent:
-            self.journal.tell(StateChange(target="control", state="free", reason=f"{state.holder!r} is silent"))
             self.advance(Released())
             self.door.open(self.state.epoch)
+            self.tell_lease("free", f"{state.holder!r} is silent")
         return ""
 
     def _prove_again(self) -> None:
@@ -330,6 +333,11 @@ class ControlDesk:
     def queued(self) -> int:
         """How many accepted commands wait."""
         return len(self._queue)
+
+    def tell_lease(self, state: str, reason: str) -> None:
+        """Say who holds control now."""
+        data = {"holder": self.state.holder, "epoch": self.state.epoch}
+        self.journal.tell(StateChange(target="lease", state=state, reason=reason, data=data))
 
     def flush(self, reason: str) -> None:
         """Drop every command that waits, and say so; the caller holds the lock."""

@@ -50,5 +50,9 @@ def set_parameters(desk: ControlDesk, request: SetParameters) -> Reply:
     except RefusedError as error:
         desk.journal.tell(StateChange(target="drift", state="failed", reason=error.reason))
         return Refused(error.reason, error.limit, error.allowed)
-    desk.journal.tell(StateChange(target=request.target, state="set", data=dict(request.values)))
+    desk.journal.tell(
+        StateChange(
+            target=request.target, state="set", data={} if request.target == "measured" else dict(request.values)
+        )
+    )
     return Accepted(epoch=desk.state.epoch)

@@ -124,7 +124,7 @@ class Requests:
             self._desk.advance(TookControl(request.holder, now))
             self._desk.door.open(self._desk.state.epoch)
             self._desk.alive(now)
-            self._desk.journal.tell(StateChange(target="control", state=request.holder, reason="took control"))
+            self._desk.tell_lease("held", f"{request.holder!r} took control")
             return Accepted(epoch=self._desk.state.epoch)
 
     def _release(self, request: control.ReleaseControl) -> Reply:
@@ -142,7 +142,7 @@ class Requests:
             if not self._desk.state.fault:
                 self._desk.door.open(self._desk.state.epoch)
             reason = f"{request.holder!r} gave it back"
-            self._desk.journal.tell(StateChange(target="control", state="free", reason=reason))
+            self._desk.tell_lease("free", reason)
             return Accepted(epoch=self._desk.state.epoch)
 
     def _heard(self, request: control.Heartbeat) -> Reply:
@@ -179,7 +179,9 @@ class Requests:
             self._desk.scan.reset()
             self._desk.advance(Rearmed())
             self._desk.door.open(self._desk.state.epoch)
-            self._desk.journal.tell(StateChange(target="gate", state="armed", reason=f"by {who}"))
+            self._desk.journal.tell(
+                StateChange(target="gate", state="armed", reason=f"by {who}", data={"epoch": self._desk.state.epoch})
+            )
             return Accepted(epoch=self._desk.state.epoch)
 
     def _scan_control(self, request: c.Pause | c.Resume | control.Abort) -> Reply:
@@ -194,7 +196,8 @@ class Requests:
             else:
                 self._desk.flush(f"abort {request.reason}".strip())
                 self._desk.scan.abort()
-            self._desk.journal.tell(StateChange(target="scan", state=type(request).__name__.lower()))
+            words = {c.Pause: "paused", c.Resume: "resumed", control.Abort: "aborted"}
+            self._desk.journal.tell(StateChange(target="gate", state=words[type(request)]))
             return Accepted(epoch=self._desk.state.epoch)
 
 
