@@ -41,8 +41,8 @@ def _side(origin: float, step: float, low: float, high: float) -> tuple[float, f
     first = math.ceil((low - origin) / step - 1e-6)
     last = max(first, math.floor((high - origin) / step + 1e-6))
     stride = 1 if last - first < MOST else -(-(last - first + 1) // USUAL)
-    n = (last - first) // stride + 1
-    return origin + step * (first + stride * (n - 1) / 2), n * stride * step, n
+    n = (last - first + 1) // stride
+    return origin + step * (first + (stride * n - 1) / 2), n * stride * step, n
 
 
 def dwell(info: InstrumentInfo, wanted: float | None) -> float:

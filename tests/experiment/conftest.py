@@ -259,7 +259,7 @@ class Rig:
         def record(number: int, kind: str, value: dict[str, Any]) -> None:
             self.events.append(Observed(step=number, kind=kind, value=value))
 
-        self.last_loop = self.loop(before, **options)
+        self.last_loop = self.loop(before, repeat=repeat, **options)
         run = PlanRun(made.run(ctx), self.last_loop, record, before.steps if before else ())
         summary = run.run()
         state = "finished" if summary["succeeded"] else "failed"

@@ -14,6 +14,7 @@ from ..data.clock import Clock
 from ..data.control import Done, Failed
 from ..data.scan import Position
 
+KEEP_RESULTS = 4096
 End = Literal["abort", "stop"]
 
 
@@ -88,6 +89,8 @@ class Controls:
         """Keep what came of a command until the plan asks."""
         with self.changed:
             self._finished[event.id] = event
+            while len(self._finished) > KEEP_RESULTS:  # those of other holders, which nobody asks for
+                del self._finished[next(iter(self._finished))]
             self.changed.notify_all()
 
     def change(self, change: Change) -> None:
@@ -130,6 +133,7 @@ class Controls:
             self._next_suggestion += len(positions)
             self._suggested = dict(enumerate(positions, first))
             self._decided = {}
+            self.changed.notify_all()
             return dict(self._suggested)
 
     def approved(self) -> tuple[Position, ...]:

@@ -86,6 +86,7 @@ class Loop:
         approval: bool = False,
         timeouts: Timeouts | None = None,
         interrupted: Interrupted | None = None,
+        repeat: bool = False,
     ) -> None:
         self._info, self._gate, self._streams = info, gate, streams
         self._controls, self._clock, self._emit = controls, clock, emit
@@ -97,6 +98,9 @@ class Loop:
         self._timeouts = timeouts or Timeouts()
         self._unused = interrupted.unused if interrupted else ()
         self._submitted = dict(interrupted.submitted) if interrupted else {}
+        self._repeat = repeat
+        self._made_before: dict[tuple[str, int, int], tuple[Command, Cost]] = {}
+        self._made_again: dict[tuple[str, int, int], Result] = {}
         self._start_ns = clock.now_ns()
         self._earlier = 0.0
         self._position: Position | None = None
@@ -128,6 +132,8 @@ class Loop:
         command = command_of(step)
         if command is not None and answer.ids and not isinstance(answer.error, RefusedError):
             self.budget.charge(command, answer.cost)
+            if isinstance(answer.value, Result):
+                self._made_before[_place(answer.value)] = (command, answer.cost)
         self._earlier = elapsed
         self._start_ns = self._clock.now_ns()
 
@@ -237,6 +243,8 @@ class Loop:
             command_id = accepted.id
         command, cost = self._commands.pop(command_id, (None, Cost()))
         event = before.event if before is not None else None
+        if before is not None and isinstance(event, Done):
+            self._made_before[_place(event.result)] = (before.command, before.cost)
         event = event or self._controls.result(command_id, self._timeouts.result + 3.0 * cost.time)
         name = type(command or (before and before.command)).__name__
         if isinstance(event, Done):
@@ -256,20 +264,45 @@ class Loop:
 
     # data
 
+    def _present(self, result: Result) -> Result:
+        """Return the result, or that of the same measurement done again: its data went with the interrupted run.
+
+        Raises PlanError when doing it again costs something and nobody allowed it.
+        """
+        place = _place(result)
+        if place in self._made_again or place not in self._made_before:
+            return self._made_again.get(place, result)
+        command, cost = self._made_before[place]
+        before = Underway(result.first_index, command, cost)
+        if not (before.is_free or self._repeat):
+            raise PlanError(
+                f"the data of {type(command).__name__} ({cost.dose:.3g} e) went with the interrupted run",
+                "resume with repeat to measure it again, or start a new run",
+            )
+        self._emit(Remark(text=f"measures again, its data were lost: {type(command).__name__}", level="warning"))
+        handed = self._hand_over(command)
+        if handed.error is not None:
+            raise handed.error
+        self._made_again[place] = self._result(handed.value.id)
+        return self._made_again[place]
+
     def _observe(self, step: Observe) -> tuple[Observation, ...]:
         if step.scalarizer not in self._scalarizers:
             known = ", ".join(self._scalarizers) or "none"
             raise PlanError(f"no scalarizer is called {step.scalarizer!r}", f"the rig has: {known}")
         used = self._scalarizers[step.scalarizer]
         topic = used.topic or step.result.topic
-        frames, seen = self._streams.frames(topic, step.result, self._controls.wait_for, self._timeouts.data)
+        result = self._present(step.result)
+        frames, seen = self._streams.frames(topic, result, self._controls.wait_for, self._timeouts.data)
         self._seen[topic] = seen
         return tuple(
-            self.rewards.applied(_observation(used.scalarizer, frame, topic), step.result.cost) for frame in frames
+            self.rewards.applied(_observation(used.scalarizer, frame, topic), result.cost) for frame in frames
         )
 
     def _reduce(self, step: Reduce) -> tuple[float, ...]:
-        found, seen = self._streams.map(step.topic, step.result, self._controls.wait_for, self._timeouts.data)
+        found, seen = self._streams.map(
+            step.topic, self._present(step.result), self._controls.wait_for, self._timeouts.data
+        )
         self._seen[step.topic] = seen
         values = step.function(found)
         return tuple(float(value) for value in np.atleast_1d(np.asarray(values, np.float64)))
@@ -291,6 +324,10 @@ class Loop:
         eta = self.elapsed() * (1.0 - done) / done if done > 0 else None
         self._emit(Progress(target="plan", done=done, total=1.0, eta=eta, message=step.message))
         return Answer()
+
+
+def _place(result: Result) -> tuple[str, int, int]:
+    return result.topic, result.generation, result.first_index
 
 
 def changed_parameters(parameters: Settings, values: Mapping[str, Any]) -> Settings:

@@ -28,15 +28,19 @@ class Rewards:
         self.weights: dict[str, float] = {}
         self.change(weights or {})
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything a weight may be given to; "value" is the scalarizer's own."""
+        return ("value", *self._rewards, *COSTS)
+
     def unknown(self, weights: Mapping[str, float]) -> list[str]:
         """Return the names that are neither a reward nor a cost."""
-        return [name for name in weights if name not in self._rewards and name not in ("value", *COSTS)]
+        return [name for name in weights if name not in self.names]
 
     def change(self, weights: Mapping[str, float]) -> None:
         """Set the weights from now on; raises PlanError for an unknown name."""
         if unknown := self.unknown(weights):
-            known = ", ".join(("value", *self._rewards, *COSTS))
-            raise PlanError(f"no reward is called {', '.join(unknown)}", f"there are: {known}")
+            raise PlanError(f"no reward is called {', '.join(unknown)}", f"there are: {', '.join(self.names)}")
         self.weights = dict(weights)
 
     def applied(self, observation: Observation, cost: Cost) -> Observation:

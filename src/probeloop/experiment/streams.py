@@ -19,7 +19,7 @@ from ..data.assemble import assemble, empty_map, is_pixel
 from ..data.axes import StreamSpec
 from ..data.clock import Clock
 from ..data.control import Result
-from ..data.errors import PlanError, WireError
+from ..data.errors import PlanError
 from ..data.frame import BlockFlag, FrameBlock, FrameFlag
 
 KEEP_GENERATIONS = 4
@@ -232,15 +232,14 @@ class FrameStore:
     def _new_scan(self, spec: StreamSpec) -> _Scan:
         if spec.kind == "image":
             return _Scan(spec)
+        if spec.sync == "none" or not spec.nav:
+            return _Scan(spec, problem="it has no scan to make a map of")
         size = int(np.prod(spec.nav_shape, dtype=np.int64)) * max(4 * spec.frame_bytes, 8)
         if size > self._map_bytes:
             return _Scan(
                 spec, problem=f"a map of {size / 2**20:.0f} MiB is more than the {self._map_bytes >> 20} allowed"
             )
-        try:
-            return _Scan(spec, empty_map(spec), np.full(spec.nav_shape, -1, np.int64))
-        except WireError as error:
-            return _Scan(spec, problem=str(error))
+        return _Scan(spec, empty_map(spec), np.full(spec.nav_shape, -1, np.int64))
 
     def _hold(self, topic: _Topic, block: FrameBlock, now: int) -> None:
         topic.blocks.append((block.copy(), now))
