@@ -1,0 +1,91 @@
+"""Starts the window in this process: `python -m probeloop.gui.app RIG`, `probeloop gui`, or the supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from types import FrameType
+
+from probeloop.api import ProbeloopError
+
+from .models.connection import Link, connect
+from .models.station import Station
+from .screen import require_screen
+
+_LOOK_MS = 100
+
+
+def main(rig_id: str, stop: threading.Event | None = None, link: Link | None = None) -> int:
+    """Show the window of a rig until it is closed or `stop` is set; return the exit code.
+
+    Raises ProbeloopError, one line, where there is no screen or the rig can't be joined. link: for tests.
+    """
+    require_screen()
+    from PySide6.QtCore import QTimer
+    from PySide6.QtWidgets import QApplication
+
+    from .views.window import Window
+
+    _no_opengl()
+    made = QApplication.instance()
+    application = made if isinstance(made, QApplication) else QApplication(["probeloop"])
+    application.setApplicationName("probeloop")
+    application.setDesktopFileName("probeloop")
+    station = Station(link or connect(rig_id))
+    ended = stop or threading.Event()
+    try:
+        window = Window(station)
+        window.show()
+        with _signals(ended):
+            looking = QTimer()
+            looking.timeout.connect(lambda: window.close() if ended.is_set() else None)
+            looking.start(_LOOK_MS)
+            code = application.exec()
+            looking.stop()
+        window.deleteLater()
+    finally:
+        station.close()
+    return int(code)
+
+
+def _no_opengl() -> None:
+    import pyqtgraph as pg
+
+    # measured: without a GPU OpenGL drops to 26 frames/s, and numba stalls the first paint for 1.9 s
+    pg.setConfigOptions(imageAxisOrder="row-major", useOpenGL=False, useNumba=False, antialias=False)
+
+
+@contextlib.contextmanager
+def _signals(ended: threading.Event):  # type: ignore[no-untyped-def]
+    """Let SIGTERM and SIGINT close the window in order; Qt alone would not look at them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(arguments: list[str]) -> int:
+    """Run from a command line; an error is one line and exit code 2."""
+    if len(arguments) != 1:
+        sys.stderr.write("probeloop: name the rig: python -m probeloop.gui.app RIG\n")
+        return 2
+    try:
+        return main(arguments[0])
+    except ProbeloopError as error:
+        sys.stderr.write(f"probeloop: {error}\n")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,46 @@
+"""Whether a window can open here, found out before Qt ends the process over it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from probeloop.api import ProbeloopError
+
+
+def require_screen() -> None:
+    """Raise ProbeloopError, one line with the next move, where there is no screen or no window library."""
+    platform = os.environ.get("QT_QPA_PLATFORM", "")
+    if sys.platform == "linux" and not platform.startswith(("offscreen", "minimal", "vnc")):
+        display, wayland = os.environ.get("DISPLAY"), os.environ.get("WAYLAND_DISPLAY")
+        if not display and not wayland:
+            raise ProbeloopError("there is no screen here", "set DISPLAY, or run without a window: --headless")
+        if not wayland and not _answers(display or ""):
+            raise ProbeloopError(f"the screen {display!r} does not answer", "check DISPLAY, or add --headless")
+    try:
+        import pyqtgraph  # noqa: F401
+        import PySide6.QtWidgets  # noqa: F401
+    except ImportError as error:
+        missing = f"the window's libraries can't be loaded ({error})"
+        raise ProbeloopError(
+            missing, 'pip install "probeloop[gui]", and the system libraries of the README'
+        ) from None
+
+
+def _answers(display: str) -> bool:
+    """Whether an X server listens: its socket for a local screen; a remote one is left to Qt."""
+    import socket
+
+    host, _, number = display.rpartition(":")
+    if host not in ("", "unix"):
+        return True
+    path = f"/tmp/.X11-unix/X{number.split('.')[0]}"
+    for address in (path, "\0" + path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(address)
+                return True
+            except OSError:
+                continue
+    return False

@@ -1,0 +1,188 @@
+"""The live map: which topic and channel, the picture, value under the pointer, click to move the probe."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pyqtgraph as pg
+from PySide6.QtCore import QSignalBlocker, Qt
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+
+from probeloop.api import display
+
+from ..models.levels import Levels
+from ..models.maps import LiveMap
+from ..models.station import Station
+from .contrast_row import ContrastRow
+from .picture_view import PictureView
+
+_LEVELS_S = 0.2
+
+
+class MapView(QWidget):
+    """Draws the newest state of one LiveMap; `refresh` is called by the window's timer."""
+
+    def __init__(self, station: Station) -> None:
+        super().__init__()
+        self._station = station
+        self.levels = Levels()
+        self.picture = PictureView("Live map", self.levels)
+        self.contrast = ContrastRow(self.picture, self.levels, "map", "gray")
+        self.topic = QComboBox()
+        self.topic.setAccessibleName("Topic shown as map")
+        self.topic.setToolTip("Which topic is drawn")
+        self.topic.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        self.channel = QComboBox()
+        self.channel.setAccessibleName("Channel of the topic")
+        self.channel.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        self.channel.hide()
+        self.fit = QPushButton("Fit")
+        self.fit.setToolTip("Show the whole map (right click; Ctrl+0). Wheel: zoom; drag: shift")
+        self.about = QLabel()
+        self.value = QLabel(" ")
+        self.probe = pg.ScatterPlotItem(size=15, symbol="+", pen=pg.mkPen("#ffb000", width=2), brush=None)
+        self.picture.box.addItem(self.probe, ignoreBounds=True)
+        self._drawn: tuple[str, int, int] | None = None
+        self._next_levels = 0.0
+        self._held_until = 0.0
+        self._chosen_by_hand = False
+        self.paints = 0
+
+        top = QHBoxLayout()
+        top.setSpacing(6)
+        title = QLabel("<b>Map</b>")
+        for widget in (title, self.topic, self.channel, self.about):
+            top.addWidget(widget)
+        top.addStretch(1)
+        top.addWidget(self.value)
+        top.addWidget(self.fit)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(6, 4, 3, 4)
+        column.setSpacing(4)
+        column.addLayout(top)
+        column.addWidget(self.picture, 1)
+        column.addWidget(self.contrast)
+        self.fit.clicked.connect(self.picture.fit)
+        self.topic.activated.connect(self._by_hand)
+        self.channel.currentIndexChanged.connect(lambda _: self._again())
+        self.picture.clicked.connect(self._clicked)
+        self.picture.hovered.connect(self._hovered)
+
+    @property
+    def live(self) -> LiveMap | None:
+        """The map that is shown."""
+        return self._station.feed.maps.get(self.topic.currentText())
+
+    def choose(self, topic: str) -> None:
+        """Show a topic, now or as soon as it is there."""
+        if self.topic.findText(topic) < 0:
+            self.topic.addItem(topic)
+        self.topic.setCurrentText(topic)
+        self._chosen_by_hand = True
+        self._again()
+
+    def _by_hand(self) -> None:
+        self._chosen_by_hand = True
+        self._again()
+
+    def _again(self) -> None:
+        self._drawn = None
+        self._next_levels = 0.0
+
+    def refresh(self) -> bool:
+        """Draw if there is something new; return whether it did."""
+        live = self.live
+        if live is None:
+            return False
+        mark = (live.topic, live.version, self.channel.currentIndex())
+        if mark == self._drawn:
+            return False
+        shown = live.picture(self.channel.currentIndex())
+        if shown is None:
+            return False
+        data, extent = shown
+        now = time.monotonic()
+        # contrast is followed a few times a second: more would flicker, and cost
+        if now >= self._next_levels:
+            self._next_levels = now + _LEVELS_S
+            self.levels.follow(data)
+            self.contrast.bar.show_picture(data)
+        self._drawn = mark
+        self.picture.draw(data, extent)
+        self.paints += 1
+        return True
+
+    def refresh_slowly(self) -> None:
+        """Update lists and words, a few times a second."""
+        maps = self._station.feed.maps
+        known = {self.topic.itemText(i) for i in range(self.topic.count())}
+        for name in sorted(set(maps) - known):
+            self.topic.addItem(name)
+        if not self._chosen_by_hand and self.live is not None and self.live.data is None:
+            good = next((name for name, live in maps.items() if live.picture() is not None), None)
+            if good is not None:
+                self.topic.setCurrentText(good)
+                self._again()
+        live = self.live
+        if live is None:
+            self.about.setText("no map yet")
+            return
+        self._show_channels(live)
+        self.about.setText(self._words(live))
+        self._show_probe()
+
+    def _words(self, live: LiveMap) -> str:
+        spec = live.spec
+        if spec is None or live.data is None:
+            return "this topic carries no map"
+        axes = spec.nav if spec.kind != "image" else spec.sig
+        if len(axes) != 2:
+            return "not a map of two axes"
+        y, x = axes
+        size = f"{x.size} × {y.size}"
+        step = "uncalibrated" if x.scale is None else f"{display(x.scale, x.units)}/px"
+        units = f"  [{spec.units}]" if spec.units else ""
+        return f"{size}, {step}, {live.share:.0%} measured{units}"
+
+    def _show_channels(self, live: LiveMap) -> None:
+        names = live.channels
+        if [self.channel.itemText(i) for i in range(self.channel.count())] != list(names):
+            with QSignalBlocker(self.channel):
+                at = max(0, self.channel.currentIndex())
+                self.channel.clear()
+                self.channel.addItems(list(names))
+                self.channel.setCurrentIndex(min(at, len(names) - 1))
+            self._again()
+        self.channel.setVisible(bool(names))
+
+    def _show_probe(self) -> None:
+        frames = [f for f in self._station.feed.frames.values() if f.position is not None]
+        calibrated = self.picture.extent is not None and self.picture.extent.units == "m"
+        newest = max(frames, key=lambda f: f.exposed_ns, default=None)
+        if newest is None or newest.position is None or not calibrated:
+            self.probe.setData([], [])
+            return
+        x, y = self.picture.place(*newest.position)
+        self.probe.setData([x], [y])
+
+    def _hovered(self, place: tuple[float, float] | None) -> None:
+        live = self.live
+        found = live.value_at(*place, self.channel.currentIndex()) if live is not None and place else None
+        if found is None or place is None or self.picture.extent is None:
+            self.value.setText(" ")
+            return
+        units = self.picture.extent.units
+        where = ", ".join(display(v, units) if units != "px" else f"{v:.0f} px" for v in place)
+        value = "not measured" if np.isnan(found[1]) else f"{found[1]:.4g}"
+        unit = f" {live.spec.units}" if live is not None and live.spec is not None and live.spec.units else ""
+        self.value.setText(f"({where}): {value}{unit if value != 'not measured' else ''}")
+
+    def _clicked(self, x: float, y: float, modifiers: Qt.KeyboardModifier) -> None:
+        extent = self.picture.extent
+        if not modifiers & Qt.KeyboardModifier.ControlModifier:
+            return
+        if extent is None or extent.units != "m":
+            self._station.journal.say("this map has no scale, so a click is no place", "warning")
+            return
+        self._station.move_probe(x, y)

@@ -1,0 +1,137 @@
+"""A picture with real units: image, missing ground, scale bar, levels, colour map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyqtgraph as pg
+from numpy.typing import NDArray
+from PySide6.QtCore import QEvent, QObject, QRectF, Qt, Signal
+from PySide6.QtGui import QCursor
+from PySide6.QtWidgets import QWidget
+
+from ..models.levels import Levels
+from ..models.maps import Extent
+from .overlay import Missing, ScaleBar, scene_unit
+
+COLOUR_MAPS = ("gray", "cividis", "viridis", "inferno")
+GROUND = "#2b2830"
+
+
+def colour_table(name: str) -> NDArray[np.uint8]:
+    """Return a colour map as (256, 3) uint8; all but gray are safe for colour-blind eyes, and so is gray."""
+    if name == "gray":
+        ramp = np.arange(256, dtype=np.uint8)
+        return np.stack([ramp] * 3, axis=1)
+    table: NDArray[np.uint8] = pg.colormap.get(name).getLookupTable(nPts=256, alpha=False)
+    return table
+
+
+class PictureView(pg.GraphicsView):  # type: ignore[misc]
+    """Draws one array. Coordinates are the extent's, times `unit_factor` for its inside units."""
+
+    clicked = Signal(float, float, object)
+    hovered = Signal(object)
+
+    def __init__(self, name: str, levels: Levels, *, y_down: bool = True) -> None:
+        super().__init__(background=GROUND)
+        self.levels = levels
+        self.box = pg.ViewBox(enableMenu=False, lockAspect=True, invertY=y_down)
+        self.box.setDefaultPadding(0.02)
+        self.setCentralItem(self.box)
+        self.image = pg.ImageItem(axisOrder="row-major")
+        self.missing = Missing()
+        self.missing.setVisible(False)
+        self.box.addItem(self.missing, ignoreBounds=True)
+        self.box.addItem(self.image)
+        self.scale_bar = ScaleBar(self, self.box)
+        self.scale_bar.hide()
+        self.extent: Extent | None = None
+        self.unit_factor = 1.0
+        self.setAccessibleName(name)
+        self.setMinimumSize(160, 160)
+        self.scene().sigMouseClicked.connect(self._on_click)
+        self.scene().sigMouseMoved.connect(self._on_move)
+        self.scene().installEventFilter(self)
+
+    def set_colours(self, table: NDArray[Any]) -> None:
+        """Use a colour map."""
+        self.image.setLookupTable(table)
+
+    def draw(self, data: NDArray[Any], extent: Extent) -> None:
+        """Show an array; a new extent is fitted into the view."""
+        shown = data
+        if shown.dtype == np.bool_:
+            shown = shown.view(np.uint8)
+        levels = (self.levels.low, self.levels.high)
+        self.image.setImage(shown, autoLevels=False, levels=levels)
+        if extent != self.extent:
+            self._fit(extent)
+
+    def _fit(self, extent: Extent) -> None:
+        grown = self.extent is None or self.extent.units != extent.units
+        self.extent = extent
+        self.unit_factor, unit = scene_unit(max(extent.width, extent.height), extent.units)
+        f = self.unit_factor
+        rect = QRectF(extent.x / f, extent.y / f, extent.width / f, extent.height / f)
+        self.image.setRect(rect)
+        self.missing.set_rect(rect)
+        self.missing.setVisible(True)
+        self.scale_bar.unit = unit or "px"
+        self.scale_bar.setVisible(True)
+        self.box.setLimits(maxXRange=8 * rect.width(), maxYRange=8 * rect.height())
+        self.fit() if grown or not self._overlaps(rect) else self.scale_bar.fit()
+
+    def _overlaps(self, rect: QRectF) -> bool:
+        """Whether the picture still fills a fair part of the view: else fit it again."""
+        seen = self.box.viewRect()
+        common = seen.intersected(rect)
+        part = common.width() * common.height()
+        return part > 0.2 * rect.width() * rect.height() and part > 0.1 * seen.width() * seen.height()
+
+    def fit(self) -> None:
+        """Show the whole picture."""
+        if self.extent is not None:
+            self.box.setRange(self.image.mapRectToParent(self.image.boundingRect()), padding=0.02)
+            self.scale_bar.fit()
+
+    def relevel(self) -> None:
+        """Use the levels again, without new data."""
+        self.image.setLevels((self.levels.low, self.levels.high), update=True)
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Return drawn coordinates of a place in the extent's units."""
+        return x / self.unit_factor, y / self.unit_factor
+
+    def resizeEvent(self, event: Any) -> None:
+        """Keep the scale bar in its corner."""
+        super().resizeEvent(event)
+        if hasattr(self, "scale_bar"):
+            self.scale_bar.fit()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Say when the pointer leaves."""
+        if event.type() == QEvent.Type.Leave:
+            self.hovered.emit(None)
+        handled: bool = super().eventFilter(watched, event)
+        return handled
+
+    def _inside(self, point: Any) -> tuple[float, float]:
+        at = self.box.mapSceneToView(point)
+        return at.x() * self.unit_factor, at.y() * self.unit_factor
+
+    def _on_click(self, event: Any) -> None:
+        if event.button() == Qt.MouseButton.LeftButton and self.extent is not None:
+            self.clicked.emit(*self._inside(event.scenePos()), event.modifiers())
+        if event.button() == Qt.MouseButton.RightButton:
+            self.fit()
+
+    def _on_move(self, point: Any) -> None:
+        if self.extent is not None:
+            self.hovered.emit(self._inside(point))
+
+
+def cross_cursor(widget: QWidget, on: bool) -> None:
+    """Show that a click means a place."""
+    widget.setCursor(QCursor(Qt.CursorShape.CrossCursor if on else Qt.CursorShape.ArrowCursor))
