@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import InstrumentInfo, Position, Region
+from probeloop.api import InstrumentInfo, Position, Region, Unblank
 
 MOST = 256  # places a side; a finer scanner grid is visited with a stride
 USUAL = 64  # pixels a side where the scanner's grid says nothing
@@ -51,22 +52,36 @@ def dwell(info: InstrumentInfo, wanted: float | None) -> float:
     return wanted if wanted is not None else min(max(DWELL, low), high)
 
 
+def beam_on(info: InstrumentInfo) -> Generator[Any, Any, None]:
+    """Put the beam on the sample where it is off by default; the gate takes it off again at the end."""
+    if "Unblank" in info.commands:
+        yield Unblank()
+
+
 def busiest(image: NDArray[Any], window: Shape) -> tuple[float, float, float]:
     """Return (row, column) [pixels] of the centre of the window with the highest contrast, and that contrast.
 
-    image: (ny, nx, ...), further axes are averaged; NaN = not measured, and does not count. Contrast is the standard
-    deviation over the window; a window that is less than half measured is left out.
+    image: (ny, nx, ...), complex by magnitude; NaN = not measured, and does not count. Contrast is the standard
+    deviation over the window as a share of that over the whole map, its root mean square over the further axes
+    (channels); a window that is less than half measured is left out.
     """
-    flat = np.asarray(image, np.float64)
-    flat = np.abs(image).astype(np.float64) if np.iscomplexobj(image) else flat
-    flat = flat.reshape(*flat.shape[:2], -1).mean(axis=2)
-    known = np.isfinite(flat)
-    centred = np.where(known, flat - (flat[known].mean() if known.any() else 0.0), 0.0)
-    h, w = min(window[0], flat.shape[0]), min(window[1], flat.shape[1])
-    count, total, squares = (_window_sums(each, h, w) for each in (known.astype(float), centred, centred**2))
-    safe = np.maximum(count, 1.0)
-    spread = np.sqrt(np.maximum(squares / safe - (total / safe) ** 2, 0.0))
-    spread[count < h * w / 2] = -1.0
+    values = np.asarray(np.abs(image) if np.iscomplexobj(image) else image, np.float64)
+    channels = values.reshape(*values.shape[:2], -1)
+    h, w = min(window[0], values.shape[0]), min(window[1], values.shape[1])
+    spread = np.zeros((values.shape[0] - h + 1, values.shape[1] - w + 1))
+    measured = np.zeros_like(spread, bool)
+    for i in range(channels.shape[2]):
+        channel = channels[:, :, i]
+        known = np.isfinite(channel)
+        if not known.any() or not (whole := channel[known].std()):
+            continue
+        scaled = np.where(known, (channel - channel[known].mean()) / whole, 0.0)
+        count, total, squares = (_window_sums(each, h, w) for each in (known.astype(float), scaled, scaled**2))
+        safe = np.maximum(count, 1.0)
+        enough = count >= h * w / 2
+        spread += np.where(enough, np.maximum(squares / safe - (total / safe) ** 2, 0.0), 0.0)
+        measured |= enough
+    spread = np.where(measured, np.sqrt(spread / channels.shape[2]), -1.0)
     row, column = np.unravel_index(int(np.argmax(spread)), spread.shape)
     return float(row + (h - 1) / 2), float(column + (w - 1) / 2), float(spread[row, column])
 

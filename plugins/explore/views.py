@@ -21,7 +21,7 @@ from probeloop.api import (
     quantity,
 )
 
-from .area import busiest, dwell, grid_area, scan_area
+from .area import beam_on, busiest, dwell, grid_area, scan_area
 
 Side = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
@@ -41,6 +41,7 @@ class Overview(Plan):
         """Scan once."""
         wanted = self.parameters
         region, shape = scan_area(ctx.info, wanted.region, wanted.shape)
+        yield from beam_on(ctx.info)
         scan = Scan(region, shape, dwell(ctx.info, wanted.dwell_time), frames=wanted.frames)
         result: Result = yield scan
         yield Checkpoint(1.0, "scanned")
@@ -56,8 +57,9 @@ class Zoom(Plan):
     class Parameters(Settings):
         """What to look at.
 
-        topic: whose map says where, "" = the plan's first input. factor: overview to detail, in length. shape: of the
-        detail, None = the pixels that the scanner has there. Others: of the overview, None = the instrument's.
+        topic: whose map says where, "" = the one the scan goes to. factor: overview to detail, in length. zoom_shape:
+        of the detail, None = the pixels that the scanner has there. region, shape, dwell_time: of the overview, None
+        = the instrument's. out: scan the whole again.
         """
 
         topic: str = ""
@@ -75,12 +77,14 @@ class Zoom(Plan):
     def run(self, ctx: PlanContext) -> PlanSteps:
         """Scan, choose, scan, and scan again."""
         wanted = self.parameters
-        topic = wanted.topic or next(iter(ctx.inputs), "")
-        if not topic:
-            raise PlanError("zoom has no image to choose from", 'name a topic: parameters = { topic = "..." }')
         region, shape = scan_area(ctx.info, wanted.region, wanted.shape)
         time = dwell(ctx.info, wanted.dwell_time)
+        yield from beam_on(ctx.info)
         overview: Result = yield Scan(region, shape, time)
+        topic = wanted.topic or overview.topic
+        if topic not in ctx.inputs:
+            known = ", ".join(ctx.inputs) or "none"
+            raise PlanError(f"zoom can't look at {topic!r}", f"name one of its inputs as topic: {known}")
         yield Checkpoint(0.4, "overview")
         window = (max(1, round(shape[0] / wanted.factor)), max(1, round(shape[1] / wanted.factor)))
         found: tuple[float, ...] = yield Reduce(overview, topic, Contrast(window))

@@ -32,7 +32,7 @@ from .loop import changed_parameters
 from .resume import Interrupted, read_interrupted
 from .reward import Rewards
 from .run import RunningPlan
-from .setup import HOLDER, ExperimentConfig, info_from, make_plan, make_rewards, make_scalarizers
+from .setup import HOLDER, ExperimentConfig, info_from, make_plan, make_rewards, make_scalarizers, small_topics
 from .steps import plain
 from .streams import FrameStore
 
@@ -103,7 +103,7 @@ class ExperimentService:
             run.controls.finished(event)
         elif isinstance(event, StateChange) and event.target == "gate" and event.state == "tripped":
             run.controls.end_with("stop", event.reason)
-        elif isinstance(event, StateChange) and event.target == "control" and event.state != HOLDER:
+        elif isinstance(event, StateChange) and event.target == "lease" and event.data.get("holder") != HOLDER:
             run.controls.end_with("stop", f"control is no longer ours: {event.reason}")
 
     def _beat(self) -> None:
@@ -260,7 +260,7 @@ class ExperimentService:
         self._epoch, self._beaten_ns, self._unanswered = taken.epoch, self._clock.now_ns(), 0
         self._progress = None
         try:
-            self._subscribe(tuple(dict.fromkeys([*self._inputs(), *plan.inputs()])))
+            self._subscribe(tuple(dict.fromkeys([*self._inputs(), *plan.inputs(), *small_topics(info)])))
             self._gate = BusGate(self._bus, taken.epoch)
         except ProbeloopError:
             self._let_go()

@@ -20,6 +20,7 @@ from .budget import Allowance
 from .loop import ScalarizerInput, Timeouts
 
 HOLDER = "experiment"
+SMALL_FRAME = 4096  # [bytes]
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -33,11 +34,12 @@ class Entry(msgspec.Struct, frozen=True):
 class ExperimentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How an experiment process is set up.
 
-    inputs: topics every plan may look at, besides those it names. scalarizers, rewards: by their name in the rig.
-    weights: of the rewards. spectra: kinds of spectrum, the first one being the rig's choice. folders: where the
-    rig's drop-ins are. budget: of every run. approval: suggestions wait for the operator. resume: events.jsonl of a
-    session whose last run was cut off, "" = begin with nothing. repeat: commands of that run without a result may
-    be done again though they cost something.
+    inputs: topics every plan may look at, besides those it names and the instrument's small ones. scalarizers,
+    rewards: by their name in the rig. weights: of the rewards. spectra: kinds of spectrum, the first one being the
+    rig's choice. folders: where the rig's drop-ins are. budget: of every run. approval: suggestions wait for the
+    operator. resume: events.jsonl of a session whose last run was cut off, "" = begin with nothing. repeat: commands
+    of that run without a result may be done again though they cost something. data_timeout, result_timeout: for
+    frames, and for a result beyond three times the expected duration [s].
     """
 
     inputs: tuple[str, ...] = ()
@@ -119,3 +121,8 @@ def info_from(state: Mapping[str, Any]) -> InstrumentInfo:
     limits = msgspec.convert(state.get("limits", state["info"]["limits"]), Limits)
     commands = tuple(state.get("commands", info.commands))
     return msgspec.structs.replace(info, limits=limits, commands=commands)
+
+
+def small_topics(info: InstrumentInfo) -> list[str]:
+    """Return the instrument's topics that cost little to follow: values and maps, not patterns."""
+    return [name for name, size in info.topics.items() if size <= SMALL_FRAME]
