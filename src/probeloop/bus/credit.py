@@ -55,24 +55,32 @@ class CreditBook:
     """The source's side: how many of its blocks are sent and not finished."""
 
     def __init__(self, bus: Bus, topic: str) -> None:
-        self.window = 1
+        self.fit(1)
         self._bus, self._topic = bus, topic
         self._words = bus.ledger.claim(TOPIC, topic, shared=True).words
         self._service = bus.event_service(f"{topic}/credit")
         self._listener: Any = bus.retry(self._service.listener_builder().create, f"wait for credit on {topic!r}")
         self._ends: deque[int] = deque()
         self._rows: list[Row] = []
-        self._free = 0
+        self.free = 0
         self._joins = -1
 
-    def fit(self, depth: int, max_block_bytes: int) -> None:
-        """Choose how many blocks may be in flight: at most the readers' `depth`, about 8 MiB, at least 4."""
-        self.window = min(depth, max(4, _WINDOW_BYTES // max_block_bytes))
+    def fit(self, depth: int) -> None:
+        """Take the readers' depth [blocks]."""
+        self._depth, self._size = depth, -1
+        self.window = depth
 
-    def sent(self, end: int) -> None:
-        """Note a block whose last frame precedes `end`."""
+    def sent(self, end: int, size: int) -> None:
+        """Note a block of `size` bytes whose last frame precedes `end`.
+
+        About 8 MiB may be in flight, at least 4 blocks, at most the readers' depth.
+        """
         self._ends.append(end)
-        self._free -= 1
+        self.free -= 1
+        if size > self._size:
+            self._size = size
+            self.window = min(self._depth, max(4, _WINDOW_BYTES // max(1, size)))
+            self.free = min(self.free, self.window - len(self._ends))
 
     def _slowest(self) -> Row | None:
         joins = self._words[JOINS]
@@ -83,19 +91,19 @@ class CreditBook:
 
     def _look(self) -> bool:
         """Count the blocks that may be sent; the rows are read again only when that count is used up."""
-        if self._free > 0:
+        if self.free > 0:
             return True
         slowest = self._slowest()
         if slowest is None:
             self._ends.clear()
             # with no credit reader look again soon: one may join
-            self._free = 1
+            self.free = 1
             return True
         finished = slowest.words[0]
         while self._ends and self._ends[0] <= finished:
             self._ends.popleft()
-        self._free = self.window - len(self._ends)
-        return self._free > 0
+        self.free = self.window - len(self._ends)
+        return self.free > 0
 
     @property
     def blocked_on(self) -> str | None:

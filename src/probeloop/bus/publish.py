@@ -88,7 +88,7 @@ class Publisher:
         self._lines: dict[int, int] = {}
         self._raw_loan = getattr(port, _LOAN)
         if self.credits is not None:
-            self.credits.fit(sizes.depth, max_block_bytes)
+            self.credits.fit(sizes.depth)
         self._tell(Announcement(sizes.slot, self.next_index, -1, None))
 
     def _drop_retired(self, slot: int = 0) -> None:
@@ -215,7 +215,7 @@ class Publisher:
         getattr(sample, _INITIALISED)().send()
         self._notifier.notify()
         if self.credits is not None:
-            self.credits.sent(index + count)
+            self.credits.sent(index + count, size)
         self._blocks += 1
         self._frames += count
         self._bytes += size
@@ -245,7 +245,8 @@ class Publisher:
 
     def wait_for_credit(self, timeout_s: float, cancelled: Callable[[], bool] | None = None) -> bool:
         """Wait until the slowest living credit reader has room for another block; False = timeout or cancelled."""
-        return self.credits is None or self.credits.wait(timeout_s, cancelled, self._meet)
+        credits = self.credits
+        return credits is None or credits.free > 0 or credits.wait(timeout_s, cancelled, self._meet)
 
     def _meet(self) -> None:
         if self._words[JOINS] != self._joins:
