@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,12 @@ class Disk:
         """Make a folder and those above it."""
         self.system.makedirs(str(folder), exist_ok=True)
 
-    def settle(self) -> None:
-        """Bring what was moved into place since the last call to the disk itself."""
-        names, self.unsynced = self.unsynced, []
-        for name in dict.fromkeys(names):
+    def settle(self, seconds: float = 0.2) -> None:
+        """Bring what was moved into place to the disk itself, newest last, for at most `seconds`; the rest waits."""
+        until = time.monotonic() + seconds
+        self.unsynced = list(dict.fromkeys(self.unsynced))
+        while self.unsynced and time.monotonic() < until:
+            name = self.unsynced.pop(0)
             with contextlib.suppress(FileNotFoundError):
                 handle = os.open(name, os.O_RDONLY)
                 try:

@@ -12,7 +12,9 @@ from ..data.calibration import CalibrationSet
 from ..data.errors import BusError, DriverError, ProbeloopError
 
 if TYPE_CHECKING:
+    from ..experiment.setup import ExperimentConfig
     from .process import ProcessConfig
+    from .schema import Rig
 
 _PATIENCE_S = 60.0
 
@@ -65,18 +67,35 @@ def plugins(config: ProcessConfig, stop: threading.Event) -> int:
 
 def experiment(config: ProcessConfig, stop: threading.Event) -> None:
     """Run plans."""
-    from ..experiment.service import run_experiment
+    from ..experiment.process import run_experiment
 
     with Bus(config.rig.name, config.name) as bus:
-        run_experiment(bus, config, stop=stop)  # type: ignore[arg-type]
+        run_experiment(bus, _experiment(config.rig), stop=stop)
 
 
 def recorder(config: ProcessConfig, stop: threading.Event) -> None:
-    """Write the session."""
+    """Write the session: the instrument's topics (all, or those the rig names) and the plug-ins' that it wants."""
     from ..record.recorder import run_recorder
 
-    with Bus(config.rig.name, config.name) as bus:
-        run_recorder(bus, Path(config.session), stop=stop)
+    rig, session = config.rig, Path(config.session)
+
+    def wanted(topic: str) -> bool:
+        owner = rig.plugins.get(topic.partition(".")[0]) if "." in topic else None
+        if owner is not None:
+            return owner.record
+        return rig.record.topics is None or topic in rig.record.topics
+
+    with Bus(rig.name, config.name) as bus:
+        run_recorder(
+            bus,
+            session,
+            stop=stop,
+            wanted=wanted,
+            rig=session / "rig.toml",
+            calibrations=_calibrations(config, bus, stop).calibrations,
+            seeds={"instrument": rig.instrument.parameters.get("seed"), "plans": [plan.seed for plan in rig.plans]},
+            fsync=rig.record.fsync,
+        )
 
 
 def window(config: ProcessConfig, stop: threading.Event) -> int:
@@ -118,3 +137,29 @@ def _calibrations(config: ProcessConfig, bus: Bus, stop: threading.Event) -> Cal
     finally:
         client.close()
     raise DriverError(f"the instrument does not answer since {_PATIENCE_S:g} s", "see log/instrument.log")
+
+
+def _experiment(rig: Rig) -> ExperimentConfig:
+    """Return how the experiment's process is set up: scalarizers and rewards live there, not in plug-in processes."""
+    import msgspec
+
+    from .. import discover
+    from ..experiment.budget import Allowance
+    from ..experiment.setup import Entry, ExperimentConfig
+
+    scalarizers, rewards = {}, {}
+    for name, entry in rig.plugins.items():
+        kind = discover.find(entry.use, None, rig.folders).kind
+        made = Entry(entry.use, entry.input[0] if entry.input else "", dict(entry.parameters))
+        if kind == "Scalarizer":
+            scalarizers[name] = made
+        elif kind == "Reward":
+            rewards[name] = made
+    return ExperimentConfig(
+        scalarizers=scalarizers,
+        rewards=rewards,
+        spectra=rig.spectra,
+        folders=rig.folders,
+        budget=msgspec.convert(rig.budget, Allowance),
+        approval=rig.approval,
+    )
