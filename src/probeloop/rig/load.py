@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def load(rig: str, settings: Iterable[str] = ()) -> Rig:
-    """Read a rig by shipped name or path, with `KEY.PATH=VALUE` settings on top.
+def load(rig: str, settings: Iterable[str] = (), change: Callable[[dict[str, Any]], None] | None = None) -> Rig:
+    """Read a rig by shipped name or path, with `KEY.PATH=VALUE` settings on top, then `change` of its mapping.
 
     Raises SourceError when there is none, SettingsError with every fault in it.
     """
@@ -41,7 +41,16 @@ def load(rig: str, settings: Iterable[str] = ()) -> Rig:
         raise SourceError(f"{path.name} is no TOML: {error}", "mend that line") from None
     for setting in settings:
         _apply(values, setting)
+    if change is not None:
+        change(values)
     return check(values, path.stem, str(path.resolve().parent), path.name)
+
+
+def write(rig: Rig, path: Path) -> None:
+    """Write the rig as it runs, changes included, so that the file alone runs it again."""
+    import tomli_w
+
+    path.write_text(tomli_w.dumps({**rig.values, "name": rig.name}), encoding="utf-8")
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:

@@ -51,7 +51,6 @@ def plugins(config: ProcessConfig, stop: threading.Event) -> int:
 
     pin_threads()
     from ..record.history import history_of
-    from ..testing.check import check_class
 
     with Bus(config.rig.name, config.name) as bus:
         return run_plugin_process(
@@ -60,7 +59,7 @@ def plugins(config: ProcessConfig, stop: threading.Event) -> int:
             stop,
             history=history_of(Path(config.session)),
             calibrations=_calibrations(config, bus, stop),
-            check=check_class,
+            check=None,
             take_over=config.take_over,
         )
 
@@ -91,6 +90,7 @@ def recorder(config: ProcessConfig, stop: threading.Event) -> None:
             session,
             stop=stop,
             wanted=wanted,
+            instrument="instrument",
             rig=session / "rig.toml",
             calibrations=_calibrations(config, bus, stop).calibrations,
             seeds={"instrument": rig.instrument.parameters.get("seed"), "plans": [plan.seed for plan in rig.plans]},

@@ -11,12 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from ..data.errors import BusError, ProbeloopError, SourceError
-from .load import load
+from .load import load, write
 from .output import emit_json
-from .schema import PlanEntry, Rig
+from .schema import Rig
 from .session import Session
 
 
@@ -30,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.headless and headless and not options.json:
         sys.stderr.write("no screen: running headless, the report says what was seen\n")
     folder = _session_folder(rig, options.record)
+    write(rig, folder / "rig.toml")
     session = Session(rig, folder, headless=headless, seconds=options.seconds, quiet=options.json, started=started)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: session.end("interrupted"))
@@ -76,38 +75,36 @@ def which_rig(name: str | None) -> str:
 
 
 def _rig(options: argparse.Namespace) -> Rig:
-    if options.command == "replay":
-        folder = Path(options.session)
-        if not folder.is_dir():
-            raise SourceError(f"no session {folder}", "give the folder of a session")
-        name = "replay-" + re.sub(r"[^a-z0-9-]+", "-", folder.name.lower()).strip("-")[-30:]
-        settings = [f'instrument.file="{folder.resolve()}"', f'name="{name}"', *options.set]
-        rig = load("replay-session", settings)
-    else:
-        name = f"demo-{options.what}" if options.command == "demo" else options.rig
-        rig = load(name, options.set)
-    plans = rig.plans
-    if options.plan:
-        plans = (_plan(options.plan, rig),)
-    if options.seed is not None:
-        plans = tuple(msgspec.structs.replace(plan, seed=options.seed) for plan in plans)
-        parameters = {**rig.instrument.parameters, "seed": options.seed}
-        rig = msgspec.structs.replace(rig, instrument=msgspec.structs.replace(rig.instrument, parameters=parameters))
-    return msgspec.structs.replace(rig, plans=plans)
+    def change(values: dict[str, Any]) -> None:
+        plans = values.get("plan", [])
+        plans = plans if isinstance(plans, list) else [plans]
+        if options.plan:
+            plans = [_plan(options.plan, plans)]
+        if options.seed is not None:
+            plans = [{**plan, "seed": options.seed} for plan in plans]
+            values.setdefault("instrument", {})["seed"] = options.seed
+        values["plan"] = plans
+
+    if options.command != "replay":
+        return load(f"demo-{options.what}" if options.command == "demo" else options.rig, options.set, change)
+    folder = Path(options.session)
+    if not folder.is_dir():
+        raise SourceError(f"no session {folder}", "give the folder of a session")
+    name = "replay-" + re.sub(r"[^a-z0-9-]+", "-", folder.name.lower()).strip("-")[-30:]
+    settings = [f'instrument.file="{folder.resolve()}"', f'name="{name}"', *options.set]
+    return load("replay-session", settings, change)
 
 
-def _plan(text: str, rig: Rig) -> PlanEntry:
+def _plan(text: str, plans: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the plan of a PLAN.toml, or the rig's own entry of that name, or the bare name."""
-    if text.endswith(".toml"):
-        import tomllib
+    if not text.endswith(".toml"):
+        return next((plan for plan in plans if plan.get("use") == text), {"use": text})
+    import tomllib
 
-        from ..data.settings import convert
-
-        try:
-            return convert(PlanEntry, tomllib.loads(Path(text).read_text(encoding="utf-8")), text, spelled=True)
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise SourceError(f"can't read the plan {text}: {error}", "give a name or a .toml file") from None
-    return next((plan for plan in rig.plans if plan.use == text), PlanEntry(use=text))
+    try:
+        return tomllib.loads(Path(text).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SourceError(f"can't read the plan {text}: {error}", "give a name or a .toml file") from None
 
 
 def _session_folder(rig: Rig, record: str | None) -> Path:

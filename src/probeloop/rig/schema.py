@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ..data.calibration import Calibration
+from ..data.commands import SpectrumKind
 from ..data.errors import Problem, SettingsError
 from ..data.limits import Limits, tightened
 from ..data.settings import Settings, allowed, convert
@@ -17,6 +18,7 @@ from ..data.settings import Settings, allowed, convert
 SCHEMA = 1
 NAME = re.compile(r"^[a-z][a-z0-9_-]{0,40}$")
 RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))}
+Spend = Annotated[float, msgspec.Meta(ge=0.0, le=1e30)]
 Name = Annotated[str, msgspec.Meta(pattern=NAME.pattern)]
 
 
@@ -67,9 +69,13 @@ class Rig(msgspec.Struct, frozen=True, kw_only=True):
     plans: tuple[PlanEntry, ...] = ()
     record: RecordEntry = RecordEntry()
     calibrations: tuple[Calibration, ...] = ()
+    spectra: dict[str, SpectrumKind] = {}
+    budget: dict[str, float] = {}
+    approval: bool = False
     plugin_folders: tuple[str, ...] = ()
     memory_budget_mb: int = 256
     source: str = ""
+    values: dict[str, Any] = {}
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -81,7 +87,7 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
     """Make a Rig of a parsed file; raises SettingsError with every fault, its key path and what is allowed."""
     problems: list[Problem] = []
     known = {"schema", "name", "description", "instrument", "limits", "plugins", "plan", "record", "calibrations",
-             "plugin_folders", "memory_budget"}  # fmt: skip
+             "spectra", "budget", "approval", "plugin_folders", "memory_budget"}  # fmt: skip
     problems += [Problem(str(key), "unknown", ", ".join(sorted(known))) for key in values if key not in known]
     if values.get("schema") != SCHEMA:
         problems.append(Problem("schema", f"{values.get('schema')!r}", f"{SCHEMA}"))
@@ -102,9 +108,11 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
     record = _convert(RecordEntry, _table(values, "record", problems), "record", problems)
     limits = _limits(_table(values, "limits", problems), problems)
     calibrations = _calibrations(values.get("calibrations", []), problems)
-    budget = values.get("memory_budget", 256)
-    if not isinstance(budget, int) or not 16 <= budget <= 65536:
-        problems.append(Problem("memory_budget", f"{budget!r}", "16 <= MiB of shared memory <= 65536"))
+    spectra = _each(_table(values, "spectra", problems), SpectrumKind, "spectra", problems)
+    budget = _each(_table(values, "budget", problems), Spend, "budget", problems)
+    memory = values.get("memory_budget", 256)
+    if not isinstance(memory, int) or not 16 <= memory <= 65536:
+        problems.append(Problem("memory_budget", f"{memory!r}", "16 <= MiB of shared memory <= 65536"))
     if problems:
         raise SettingsError(problems, f"mend {source or 'the rig file'}")
     assert instrument is not None
@@ -119,8 +127,12 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
         record=record or RecordEntry(),
         calibrations=calibrations,
         plugin_folders=tuple(values.get("plugin_folders", ())),
-        memory_budget_mb=budget,
+        spectra=spectra,
+        budget=budget,
+        approval=values.get("approval") is True,
+        memory_budget_mb=memory,
         source=source,
+        values=dict(values),
     )
 
 
@@ -154,6 +166,16 @@ def _calibrations(entries: Any, problems: list[Problem]) -> tuple[Calibration, .
         except msgspec.ValidationError as error:
             problems.append(Problem(f"calibrations[{i}]", str(error), allowed(Calibration)))
     return tuple(made)
+
+
+def _each(table: Mapping[str, Any], kind: Any, where: str, problems: list[Problem]) -> dict[str, Any]:
+    made = {}
+    for key, entry in table.items():
+        try:
+            made[key] = msgspec.convert(entry, kind)
+        except msgspec.ValidationError as error:
+            problems.append(Problem(f"{where}.{key}", str(error)))
+    return made
 
 
 def _table(values: Mapping[str, Any], key: str, problems: list[Problem]) -> Mapping[str, Any]:

@@ -198,8 +198,6 @@ class Session:
         self._bus.clean_stale()
 
     def _finish(self, ready_s: float, published: dict[str, int]) -> dict[str, Any]:
-        from ..record.report import write_report
-
         summary = self.summary.as_dict()
         summary |= {
             "rig": self.rig.name,
@@ -215,8 +213,10 @@ class Session:
         summary["haadf_file"] = str(haadf[-1]) if haadf else None
         (self.folder / "summary.json").write_bytes(msgspec.json.encode(summary))
         try:
+            from ..record.report import write_report
+
             summary["report"] = str(write_report(self.folder))
-        except ProbeloopError as error:
+        except (ProbeloopError, ImportError) as error:
             summary["report"] = None
             summary["problems"] = [*summary["problems"], str(error)]
         return summary
