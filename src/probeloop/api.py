@@ -9,6 +9,8 @@ import importlib
 from typing import Any
 
 _WHERE = {
+    "compute.detector": "DetectorGeometry detector_to_scan",
+    "compute.kernels": "first_moments weighted_sums",
     "data.aberrations": "Aberrations blur_radius chi interaction strehl wavelength",
     "data.assemble": "assemble empty_map is_pixel",
     "data.axes": "Axis Channel StreamSpec",

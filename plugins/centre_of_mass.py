@@ -1,0 +1,51 @@
+"""Centre of mass of every diffraction pattern: the mean deflection of the beam.
+
+First moments in one pass over the pattern (Muller-Caspary et al., Ultramicroscopy 178 (2017) 62), about the measured
+pattern centre, turned into the SCAN frame by the measured rotation and flip.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from probeloop.api import (
+    Channel,
+    DetectorGeometry,
+    FrameBlock,
+    FrameTransform,
+    Outputs,
+    StreamSpec,
+    detector_to_scan,
+    first_moments,
+)
+
+
+class CentreOfMass(FrameTransform):
+    """Mean deflection (x, y) of the beam at every probe position, and the intensity that it was taken from."""
+
+    may_be_nan = True  # a pattern without an electron has no centre
+
+    def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
+        """Return `deflection`, (N, 2) float32 (x, y) [rad] in the SCAN frame, and `intensity`, (N,) float32.
+
+        Raises CalibrationError when the centre, the angle per pixel, the rotation or the flip is unknown.
+        """
+        who = "centre_of_mass"
+        self._geometry = DetectorGeometry.of(spec, self.context.calibrations, who)
+        self._to_scan = detector_to_scan(self.context.calibrations, who)
+        channels = (Channel("x", "deflection", "rad"), Channel("y", "deflection", "rad"))
+        return {
+            "deflection": StreamSpec("deflection", "values", "<f4", channels=channels, units="rad"),
+            "intensity": StreamSpec("intensity", "values", "<f4", units=spec.units),
+        }
+
+    def process(self, block: FrameBlock) -> Outputs:
+        """Return deflection and intensity; NaN where a pattern is empty."""
+        (centre_y, centre_x), (scale_y, scale_x) = self._geometry.centre, self._geometry.scale
+        sums = first_moments(block.data, centre_y, centre_x)
+        total = sums[:, :1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            moments = sums[:, 1:] * (scale_x, scale_y) / total
+        moments[total[:, 0] == 0] = np.nan
+        deflection = moments @ self._to_scan.T
+        return {"deflection": deflection.astype(np.float32), "intensity": total[:, 0].astype(np.float32)}
