@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 from probeloop.bus.publish import Publisher
 from probeloop.data.axes import Axis, StreamSpec
+
+CHILD = Path(__file__).with_name("child.py")
+Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
 def frames(side: int = 8, dtype: str = "<u2", name: str = "camera") -> StreamSpec:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from probeloop.bus.node import Bus
 
-CHILD = Path(__file__).with_name("child.py")
-sys.path.append(str(CHILD.parent))  # bus_words.py, for these tests and their children
+sys.path.append(str(Path(__file__).parent))  # bus_words.py, for these tests and their children
+from bus_words import CHILD, Spawn
 
 
 @pytest.fixture(params=["local", "ipc"])
@@ -32,9 +32,6 @@ def local(rig_id: str) -> Iterator[Bus]:
 def ipc(rig_id: str) -> Iterator[Bus]:
     with Bus(rig_id, "test") as one:
         yield one
-
-
-Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture

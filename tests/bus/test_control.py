@@ -8,9 +8,8 @@ import threading
 import time
 
 import pytest
-from bus_words import frames, send
+from bus_words import Spawn, frames, send
 
-from conftest import Spawn
 from probeloop.bus.event import Bell, EventReader, EventWriter
 from probeloop.bus.heartbeat import Heartbeat, Pulse
 from probeloop.bus.ledger import CREDIT, Ledger

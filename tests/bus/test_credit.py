@@ -7,9 +7,8 @@ import signal
 import threading
 import time
 
-from bus_words import frames, send
+from bus_words import Spawn, frames, send
 
-from conftest import Spawn
 from probeloop.bus.node import Bus
 from probeloop.bus.publish import Publisher
 from probeloop.bus.subscribe import Subscriber

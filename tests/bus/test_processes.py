@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from bus_words import frames, send
+from bus_words import CHILD, Spawn, frames, send
 
-from conftest import CHILD, Spawn
 from probeloop.bus import topic
 from probeloop.bus.node import Bus, rig_prefix, shared_memory_folder
 from probeloop.bus.publish import Publisher

@@ -84,7 +84,7 @@ class Publisher:
         self.sizes, self.max_block_bytes = sizes, max_block_bytes
         self._service, self._port = service, port
         self._loaned: dict[int, tuple[Any, FrameBuffer, memoryview]] = {}
-        self._views: dict[tuple[int, int], tuple[FrameBuffer, memoryview]] = {}
+        self._views: dict[int, tuple[FrameBuffer, memoryview]] = {}
         self._lines: dict[int, int] = {}
         self._raw_loan = getattr(port, _LOAN)
         if self.credits is not None:
@@ -131,7 +131,7 @@ class Publisher:
         smallest = block_bytes(spec, 1)
         if smallest > self.max_block_bytes:
             self._open(smallest)
-        if spec is not self._spec:
+        if spec != self._spec:
             self._views.clear()
             self._lines.clear()
             self._spec, self._frame_bytes = spec, spec.frame_bytes
@@ -149,8 +149,8 @@ class Publisher:
         except iox2.LoanError as error:
             raise BusError(f"no free block on {self.topic!r}: {error}", "send or discard what was loaned") from error
         address = sample.payload_ptr
-        view = self._views.get((address, capacity))
-        if view is None:
+        view = self._views.get(address)
+        if view is None or view[0].capacity != capacity:
             view = self._lay_out(address, count, capacity)
         buffer, header = view
         self._loaned[id(buffer)] = (sample, buffer, header)
@@ -176,7 +176,7 @@ class Publisher:
         if len(self._views) >= _CACHED_VIEWS:
             self._views.clear()
         view = (buffer, memoryview(memory).cast("B")[: HEADER.size])
-        self._views[address, capacity] = view
+        self._views[address] = view
         return view
 
     def send(
@@ -211,7 +211,8 @@ class Publisher:
             time.monotonic_ns(), exposed_ns, size, checksum,
         )  # fmt: skip
         words[NEXT_INDEX] = index + count  # before the block is out: a kill in between loses, never repeats
-        self._meet()
+        if words[JOINS] != self._joins:
+            self.refresh()
         getattr(sample, _INITIALISED)().send()
         self._notifier.notify()
         if self.credits is not None:

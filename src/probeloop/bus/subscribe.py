@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import iceoryx2 as iox2
 import msgspec
-import numpy as np
 
 from ..data.axes import StreamSpec
 from ..data.errors import BusError, WireError
-from ..data.frame import LAYOUT, FrameBlock, FrameBuffer, block_bytes, data_offset
+from ..data.frame import LAYOUT, FrameBlock
 from .credit import ReaderCredit
-from .header import FLAGS, HEADER
+from .header import FLAGS, HEADER, HeaderMemory, Layout, lay_out
 from .ledger import TOPIC
 from .node import Bus
 from .publish import ANNOUNCED, JOINS, NEXT_INDEX
@@ -32,9 +30,7 @@ _KEPT_SPECS = 256
 _SLICE_S = 0.5  # longest single wait, so that Ctrl-C is seen
 
 _LENGTH = "__slice_len"  # the public way to it makes two objects, 0.4 us
-_HeaderMemory = ctypes.c_char * HEADER.size
 _unpack = HEADER.unpack
-_Layout: TypeAlias = tuple[int, int | None, Any, Any, Any, Any, Any, Any]
 
 
 class Subscriber:
@@ -77,9 +73,8 @@ class Subscriber:
         self._known: dict[int, list[tuple[int, StreamSpec]]] = {}
         self._current: tuple[int, int, StreamSpec] | None = None
         self._held: Any = None
-        self._held_end = -1
         self._waiting: list[tuple[int, Any, Any]] = []
-        self._views: dict[tuple[int, int, int], _Layout] = {}
+        self._views: dict[int, Layout] = {}
         self._view_spec: StreamSpec | None = None
         self._blocks = self._frames = self._bytes = self._lost = self._wire = self._unspecified = 0
         self._gaps: deque[tuple[int, int]] = deque(maxlen=_KEPT_GAPS)
@@ -115,17 +110,19 @@ class Subscriber:
                 self._live.append(port)
             if news.spec is None:
                 continue
-            self.spec, self.generation = news.spec, news.generation
-            self._known.setdefault(news.generation, []).append((news.index, news.spec))
+            spec = self.spec if news.spec == self.spec else news.spec  # the same object keeps the same views
+            assert spec is not None
+            self.spec, self.generation = spec, news.generation
+            known = self._known.setdefault(news.generation, [])
+            if not known or known[-1][1] is not spec:
+                known.append((news.index, spec))
+            del known[:-_KEPT_SPECS]
             self._current = None
             if len(self._known) > _KEPT_SPECS:
                 self._known.pop(next(iter(self._known)))
 
     def _spec_of(self, generation: int, index: int) -> StreamSpec | None:
         """Return the newest spec of a generation that was announced at or before `index`."""
-        current = self._current
-        if current is not None and current[0] == generation and index >= current[1]:
-            return current[2]
         for start, spec in reversed(self._known.get(generation, ())):
             if start <= index:
                 if start == self._known[generation][-1][0]:
@@ -140,7 +137,7 @@ class Subscriber:
             return live[0].receive()
         for port in live:
             if all(port is not held for _, _, held in self._waiting) and (sample := port.receive()) is not None:
-                head = _HeaderMemory.from_address(sample.payload_ptr)
+                head = HeaderMemory.from_address(sample.payload_ptr)
                 self._waiting.append((_unpack(head)[2], sample, port))
         if not self._waiting:
             return None
@@ -183,17 +180,18 @@ class Subscriber:
             self._held = None
             held.delete()
             if self._credit is not None:
-                self._credit.finish(self._held_end)
+                self._credit.finish(self._expected)
 
     def _next(self) -> FrameBlock | None:
-        self._release()
+        if self._held is not None:
+            self._release()
         while True:
-            if self._words[ANNOUNCED] != self._seen:
-                self._read_announcements()
             sample = self._take()
-            if sample is None:
-                if self._words[ANNOUNCED] != self._seen:
+            if self._words[ANNOUNCED] != self._seen:  # after the take: what describes a block precedes it
+                self._read_announcements()
+                if sample is None:
                     continue
+            if sample is None:
                 return None
             try:
                 block = self._parse(sample)
@@ -201,7 +199,7 @@ class Subscriber:
                 self._wire += 1
                 block = None
             if block is not None:
-                self._held, self._held_end = sample, block.index + block.count
+                self._held = sample
                 return block
             sample.delete()
 
@@ -214,29 +212,28 @@ class Subscriber:
         (
             layout, flags, index, count, capacity, generation, revision, source_index, published_ns, exposed_ns,
             size, checksum,
-        ) = _unpack(_HeaderMemory.from_address(address))  # fmt: skip
+        ) = _unpack(HeaderMemory.from_address(address))  # fmt: skip
         if layout != LAYOUT:
             raise WireError(f"block layout {layout}, this is version {LAYOUT}", "restart every process")
         if index < self._start:
             return None
-        if index != self._expected or not count:
-            self._note_gap(index)
-        spec = self._spec_of(generation, index)
-        if spec is None:
-            self._read_announcements()
+        current = self._current
+        if current is None or current[0] != generation or index < current[1]:
             spec = self._spec_of(generation, index)
-        self._expected = max(self._expected, index + count)
+        else:
+            spec = current[2]
         if spec is None:
             self._unspecified += 1
             return None
         if spec is not self._view_spec:
             self._views.clear()
             self._view_spec = spec
-        layout_key = (address, capacity, room)
-        found = self._views.get(layout_key)
-        if found is None:
-            found = self._views[layout_key] = self._lay_out(layout_key, spec)
-        payload_room, frame_bytes, data, time_ns, scan_index, position, dose, frame_flags = found
+        found = self._views.get(address)
+        if found is None or found[0] != capacity or found[1] != room:
+            if len(self._views) >= _CACHED_VIEWS:
+                self._views.clear()
+            found = self._views[address] = lay_out(address, capacity, room, spec)
+        _, _, payload_room, frame_bytes, data, time_ns, scan_index, position, dose, frame_flags = found
         if count > capacity or not 0 <= size <= payload_room or flags >= len(FLAGS):
             raise WireError(f"header claims {count} of {capacity} frames, {size} bytes in {room}")
         if frame_bytes is None:  # ragged
@@ -248,6 +245,10 @@ class Subscriber:
             dose, frame_flags = dose[:count], frame_flags[:count]
             if frame_bytes is not None:
                 data = data[:count]
+        if index != self._expected:
+            self._count_gap(index)
+        if index + count > self._expected:
+            self._expected = index + count
         self._blocks += 1
         self._frames += count
         self._bytes += size
@@ -256,26 +257,11 @@ class Subscriber:
             checksum, data, time_ns, scan_index, position, dose, frame_flags,
         )  # fmt: skip
 
-    def _lay_out(self, where: tuple[int, int, int], spec: StreamSpec) -> _Layout:
-        """Lay a block's views over (address, capacity, bytes); raises WireError when it can't be one."""
-        address, capacity, room = where
-        ragged = spec.kind == "ragged"
-        if room < data_offset(capacity) or (not ragged and room < block_bytes(spec, capacity)):
-            raise WireError(f"{room} bytes can't hold {capacity} frames of {spec.name!r}")
-        memory = np.frombuffer(memoryview((ctypes.c_uint8 * room).from_address(address)), np.uint8)
-        memory.flags.writeable = False
-        one = FrameBuffer.over(memory, spec, capacity)
-        if len(self._views) >= _CACHED_VIEWS:
-            self._views.clear()
-        frame_bytes = None if ragged else spec.frame_bytes
-        columns = (one.data, one.time_ns, one.scan_index, one.position, one.dose, one.flags)
-        return (room - data_offset(capacity), frame_bytes, *columns)
-
-    def _note_gap(self, index: int) -> None:
-        if index > self._expected:
-            self._lost += index - self._expected
-            self._gaps.append((self._expected, index - self._expected))
-            self._expected = index
+    def _count_gap(self, index: int) -> None:
+        missing = index - self._expected
+        if missing > 0:
+            self._lost += missing
+            self._gaps.append((self._expected, missing))
 
     @property
     def stats(self) -> ReaderStats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any, Protocol
 
@@ -61,6 +62,9 @@ class Poller:
             left = deadline - time.monotonic()
             if ready or left <= 0:
                 return ready
+            if not self._sources:
+                threading.Event().wait(left)
+                continue
             fired, _ = self._set.wait_and_process_with_timeout(iox2.Duration.from_secs_f64(min(left, _SLICE_S)))
             # the wait set reports a listener until it is emptied, so empty it before looking
             for source, guard in self._sources:
