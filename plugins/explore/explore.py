@@ -80,6 +80,8 @@ class Explore(Plan):
     def run(self, ctx: PlanContext) -> PlanSteps:
         """Measure; return what came of it, also when the budget ends it early."""
         wanted = self.parameters
+        if "AcquireSpectrum" not in ctx.info.commands:
+            raise PlanError(f"{ctx.info.name} takes no spectra", "explore needs AcquireSpectrum; overview does not")
         region, shape = scan_area(ctx.info, wanted.region, wanted.shape)
         log = _Log(region.positions(shape), wanted.count)
         summary: dict[str, Any] = {"order": wanted.order, "shape": shape, "overview_generation": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from probeloop.data.errors import RefusedError
 from probeloop.data.frame import BlockFlag, FrameBlock, FrameBuffer, FrameFlag
 from probeloop.data.limits import Limits
 from probeloop.data.settings import convert
-from probeloop.discover import load_class
+from probeloop.discover import load_class as found_class
 from probeloop.experiment.budget import Allowance, Budget
 from probeloop.experiment.controls import Controls
 from probeloop.experiment.loop import Loop, ScalarizerInput, Timeouts
@@ -35,6 +36,9 @@ STEP = 5e-9
 SIDE = 50
 HOLDER = "experiment"
 COMMANDS = ("Scan", "MoveProbe", "AcquireSpectrum", "Read", "SetAberrations", "Annotate")
+
+
+load_class = functools.cache(found_class)
 
 
 class Crash(BaseException):
