@@ -28,9 +28,11 @@ from probeloop.data.frame import BlockFlag, block_bytes
 from probeloop.record.reader import Session
 from probeloop.record.recorder import run_recorder
 
+NONE = BlockFlag(0)
+
 
 def send(publisher: Publisher, spec: StreamSpec, data: np.ndarray, scan_index: np.ndarray, generation: int = 1,
-         flags: BlockFlag = BlockFlag(0)) -> None:  # fmt: skip
+         flags: BlockFlag = NONE) -> None:  # fmt: skip
     """Publish one block."""
     buffer = publisher.loan(max(1, len(data)))
     buffer.data[: len(data)] = data

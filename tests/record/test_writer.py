@@ -206,7 +206,8 @@ def test_whatever_call_fails_the_session_opens_and_keeps_what_was_acknowledged(
                 assert present.sum() == kept[name], n
                 np.testing.assert_array_equal(data[present], (np.arange(12).reshape(4, 3) + 1)[present])
             else:
-                assert len(data) == kept[name] and len(present) >= kept[name], n
+                assert len(data) == kept[name], n
+                assert len(present) >= kept[name], n
                 np.testing.assert_array_equal(data[:, 0], np.arange(len(data)) + 1)
         if not persistent:
             writer.flush()  # the next one makes it good

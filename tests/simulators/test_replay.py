@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from probeloop.simulators.replay import Replay, ReplaySettings
 
+from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.commands import BEPS, EELS, AcquireSpectrum, MoveProbe, Scan
 from probeloop.data.driver import Acquisition, Instrument, missing_verbs
 from probeloop.data.errors import DriverError, SettingsError, SourceError
-from probeloop.data.frame import FrameBuffer, FrameFlag
+from probeloop.data.frame import BlockFlag, FrameBlock, FrameBuffer, FrameFlag
 from probeloop.data.scan import Region
 from probeloop.data.settings import convert, unbounded_floats
+from probeloop.record.session import SessionWriter
 
 h5py = pytest.importorskip("h5py")
 
@@ -100,19 +102,14 @@ def write_f(folder: Path, kind: str) -> Path:
         return folder / "f.npy"
     if kind == "ibw":
         return write_ibw(folder / "f.ibw")
-    sizes = [("y", F.shape[0], 3.0), ("x", F.shape[1], 2.0)]
-    axes = [
-        {"name": n, "size": s, "scale": k, "offset": 0.0, "units": "nm", "navigate": False, "index_in_array": i,
-         "_type": "UniformDataAxis", "is_binned": False}
-        for i, (n, s, k) in enumerate(sizes)
-    ]  # fmt: skip
-    from rsciio.hspy import file_writer
-
-    signal = {"data": F, "axes": axes, "metadata": {"General": {"title": "f"}, "Signal": {"signal_type": ""}},
-              "original_metadata": {}, "learning_results": {}, "package_info": {"package": "", "package_version": ""},
-              "attributes": {"_lazy": False, "ragged": False}, "tmp_parameters": {}}  # fmt: skip
-    file_writer(str(folder / "f.hspy"), signal)
-    return folder / "f.hspy"
+    writer = SessionWriter(folder)  # HyperSpy's format, read back by RosettaSciIO
+    nav = (Axis("y", F.shape[0], 3e-9, 0.0, "m"), Axis("x", F.shape[1], 2e-9, 0.0, "m"))
+    buffer = FrameBuffer.allocate(StreamSpec("f", "values", "<f4", nav, units="m"), F.size)
+    buffer.data[:], buffer.scan_index[:] = F.ravel(), np.arange(F.size)
+    columns = (buffer.time_ns, buffer.scan_index, buffer.position, buffer.dose, buffer.flags)
+    writer.add(FrameBlock(buffer.spec, 0, F.size, BlockFlag(0), 1, 0, -1, 0, 0, 0, buffer.data, *columns))
+    writer.close()
+    return folder if kind == "session" else folder / "f" / "1.zspy"
 
 
 def write_ibw(path: Path) -> Path:
@@ -137,7 +134,7 @@ def write_ibw(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["nsid", "npy", "ibw", "hspy"])
+@pytest.mark.parametrize("kind", ["nsid", "npy", "ibw", "zspy", "session"])
 @pytest.mark.parametrize("order", ["raster", "serpentine"])
 def test_letter_f_comes_back_an_f_through_every_reader(tmp_path: Path, kind: str, order: Any) -> None:
     instrument = Replay(ReplaySettings(file=str(write_f(tmp_path, kind)), pace="unlimited"))

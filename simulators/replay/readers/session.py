@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import Axis, ProbeloopError, open_session
+from probeloop.api import Axis, Channel, ProbeloopError, open_session
 
 from ..measured import Measured
 
@@ -37,11 +37,13 @@ def _scan(record: Any) -> Measured | None:
     y, x = spec.nav
     data = record.data()
     kind: Any = {"values": "maps", "spectra": "spectra", "frames": "frames"}[spec.kind]
-    if kind == "maps" and data.ndim == 2:
-        data = data[..., None]
+    channels = spec.channels
+    if kind == "maps":
+        data = data if data.ndim == 3 else data[..., None]
+        channels = channels or (Channel(record.topic, record.topic, spec.units),)
     step = (x.scale, y.scale) if x.scale and y.scale else None
     return Measured(
-        f"{record.topic}/{record.generation}", kind, data, step, (x.offset, y.offset), spec.channels, spec.sig,
+        f"{record.topic}/{record.generation}", kind, data, step, (x.offset, y.offset), channels, spec.sig,
         dict(spec.aux), spec.units, record.present,
     )  # fmt: skip
 

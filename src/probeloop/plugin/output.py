@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bus.heartbeat import Pulse
 from ..bus.node import Bus
 from ..bus.publish import Publisher
 from ..data.axes import StreamSpec
@@ -21,6 +24,8 @@ from .instance import topic_name
 _SMALL_BLOCK = 16 << 10
 _LARGE_BLOCK = 256 << 10
 _ROWS_OF_A_TABLE = 65_536
+_RECORDER_S = 0.3
+_NEVER = threading.Event()
 _AT_FIRST = BlockFlag.SCAN_BEGIN
 _AT_LAST = BlockFlag.SCAN_END | BlockFlag.ABORTED | BlockFlag.LAST_ROWS
 
@@ -112,6 +117,15 @@ class Output:
         wanted = _SMALL_BLOCK if spec.frame_bytes <= 64 else min(_LARGE_BLOCK, 16 * one)
         self.spec = spec
         self.publisher = Publisher(bus, spec.name, max(one, wanted), source_waits=True)
+        self._meet_recorder(bus)
+
+    def _meet_recorder(self, bus: Bus) -> None:
+        """Let the recorder join a topic that is new to it before its first block; it looks every 50 ms."""
+        beat = Pulse(bus).read("recorder")
+        until = time.monotonic() + _RECORDER_S
+        if beat is not None and beat[0] < 1.0 and self.publisher.next_index == 0:
+            while not self.publisher.readers and time.monotonic() < until:
+                _NEVER.wait(0.005)
 
     def announce(self, spec: StreamSpec, generation: int) -> None:
         """Say what follows is."""
