@@ -17,7 +17,7 @@ from ..data.errors import ProbeloopError
 from ..plugin.instance import PluginInstance
 from .schema import Rig
 
-Role = Literal["instrument", "guard", "recorder", "experiment", "plugins", "window", "stop_window"]
+Role = Literal["check", "instrument", "guard", "recorder", "experiment", "plugins", "window", "stop_window"]
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..bus.node import Bus
 from ..bus.request import Client
 from ..data.calibration import CalibrationSet
-from ..data.errors import BusError, DriverError, ProbeloopError
+from ..data.errors import BusError, ContractError, DriverError, ProbeloopError
 
 if TYPE_CHECKING:
     from ..experiment.setup import ExperimentConfig
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from .schema import Rig
 
 _PATIENCE_S = 60.0
+
+
+def check(config: ProcessConfig, stop: threading.Event) -> int:
+    """Write every fault of the rig's drop-ins and their parameters into SESSION/log; 1 when there are any."""
+    import msgspec
+
+    from .drop_ins import faults
+
+    found = faults(config.rig)
+    Path(config.session, "log", "check.json.faults").write_bytes(msgspec.json.encode(found))
+    return 1 if found else 0
 
 
 def instrument(config: ProcessConfig, stop: threading.Event) -> None:
@@ -51,6 +62,12 @@ def plugins(config: ProcessConfig, stop: threading.Event) -> int:
 
     pin_threads()
     from ..record.history import history_of
+    from ..testing.check import check_class
+
+    def must_pass(cls: type[Any]) -> None:
+        faults = check_class(cls)
+        if faults:
+            raise ContractError("; ".join(faults[:3]), "probeloop check shows all of it")
 
     with Bus(config.rig.name, config.name) as bus:
         return run_plugin_process(
@@ -59,7 +76,7 @@ def plugins(config: ProcessConfig, stop: threading.Event) -> int:
             stop,
             history=history_of(Path(config.session)),
             calibrations=_calibrations(config, bus, stop),
-            check=None,
+            check=must_pass if config.take_over else None,
             take_over=config.take_over,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 import time
@@ -15,11 +17,11 @@ from ..bus.node import Bus
 from ..bus.request import Client
 from ..bus.topic import check_budget
 from ..data import control
-from ..data.errors import BusError, ProbeloopError, RefusedError, WireError
+from ..data.errors import BusError, ProbeloopError, Problem, RefusedError, SettingsError, WireError
 from .plugins import RigPlugins
 from .schema import PlanEntry, Rig
 from .summary import Summary
-from .supervisor import RigLock, Supervisor, told
+from .supervisor import Child, RigLock, Supervisor, told
 
 _READY_S = 60.0
 _TICK_S = 0.25
@@ -35,6 +37,7 @@ class Session:
         self.summary = Summary()
         self._end = threading.Event()
         self._why = ""
+        self._was_ready = False
 
     def end(self, why: str) -> None:
         """Ask the run to end in order."""
@@ -52,13 +55,14 @@ class Session:
             lock.release()
 
     def _run_on(self, bus: Bus) -> dict[str, Any]:
-        reader, writer = EventReader(bus), EventWriter(bus)
-        supervisor = Supervisor(self.rig, bus, self.folder)
-        self._reader, self._writer, self._supervisor = reader, writer, supervisor
         self._bus = bus
+        self._reader, self._writer = EventReader(bus), EventWriter(bus)
+        self._supervisor = Supervisor(self.rig, bus, self.folder)
+        self._plugins: RigPlugins | None = None
         try:
             self._start()
             ready_s = time.monotonic() - self.started
+            self._was_ready = True
             for plan in self.rig.plans:
                 times = 0
                 while not self._ended() and (plan.times == 0 or times < plan.times):
@@ -70,12 +74,22 @@ class Session:
             while self.headless and not self.rig.plans and not self._ended():
                 self._turn()
             published = self._published()
-        finally:
+        except ProbeloopError:
             self._close()
+            if not self._was_ready:
+                self._forget()
+            raise
+        self._close()
         return self._finish(ready_s, published)
+
+    def _forget(self) -> None:
+        """Take the session's folder away again, when nothing was measured: only what a start writes is in it."""
+        if not any(path.suffix == ".zspy" for path in self.folder.rglob("*")):
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self) -> None:
         start = self._supervisor.start
+        checking = start("check", "check", restart=False)
         instrument = start("instrument", "instrument", needed=True)
         start("guard", "guard")
         start("recorder", "recorder")
@@ -84,13 +98,27 @@ class Session:
         if not self.headless:
             start("window", "window", restart=False)
             start("stop_window", "stop_window")
+        self._checked(checking)
         state = self._wait_ready("instrument", instrument)
         sizes = {topic: int(size) for topic, size in state.get("topics", {}).items()}
         check_budget({topic: max(size, 2**20) for topic, size in sizes.items()}, self.rig.memory_budget_mb * 2**20)
         self._wait_ready("recorder", self._supervisor.children["recorder"])
         self._wait_ready("experiment", self._supervisor.children["experiment"])
 
-    def _wait_ready(self, service: str, child: Any) -> dict[str, Any]:
+    def _checked(self, child: Child) -> None:
+        """Wait for the verdict on the rig's drop-ins; raises SettingsError with every fault."""
+        assert child.popen is not None
+        code = child.popen.wait(_READY_S)
+        path = self.folder / "log" / "check.json.faults"
+        if not path.exists():
+            raise ProbeloopError(self._supervisor.error_of(child))
+        problems = msgspec.json.decode(path.read_bytes(), type=list[Problem])
+        path.unlink()
+        del self._supervisor.children["check"]
+        if code:
+            raise SettingsError(problems, f"mend {self.rig.source}")
+
+    def _wait_ready(self, service: str, child: Child) -> dict[str, Any]:
         deadline = time.monotonic() + _READY_S
         while time.monotonic() < deadline and not self._end.is_set():
             try:
@@ -151,8 +179,12 @@ class Session:
             self.summary.take(event)
             if isinstance(event, control.Progress):
                 self._show(event)
-            self._plugins.take(event)
-        for event in [*self._supervisor.look(), *self._plugins.look()]:
+            if self._plugins is not None:
+                self._plugins.take(event)
+        happened = self._supervisor.look()
+        if self._plugins is not None:
+            happened += self._plugins.look()
+        for event in happened:
             self._writer.write(told(event))
 
     def _ended(self) -> bool:
@@ -185,7 +217,8 @@ class Session:
         self._end.set()
         begun = time.monotonic()
         self.killed = self._supervisor.stop("window", "stop_window", "experiment", "instrument", "guard")
-        self._plugins.close()
+        if self._plugins is not None:
+            self._plugins.close()
         self.killed += self._supervisor.stop("recorder")
         self.shutdown_s = time.monotonic() - begun
         for body in self._reader.read(0.0):
@@ -196,6 +229,19 @@ class Session:
         self._reader.close()
         self._writer.close()
         self._bus.clean_stale()
+
+    def _verified(self) -> dict[str, Any]:
+        """Hold the spectra of a replay against the file they came from, by a reader that shares nothing with it."""
+        if self.rig.instrument.use != "replay":
+            return {}
+        from ..record.verify import verify_session
+
+        data = os.environ.get("PROBELOOP_DATA", "../shared/data")
+        try:
+            return verify_session(self.folder, self.rig.instrument.parameters, Path(data)) or {}
+        except ProbeloopError as error:
+            self.summary.problems.append(str(error))
+            return {}
 
     def _finish(self, ready_s: float, published: dict[str, int]) -> dict[str, Any]:
         summary = self.summary.as_dict()
@@ -211,6 +257,7 @@ class Session:
         }
         haadf = sorted(self.folder.glob("haadf*/*.zspy"), key=lambda path: path.stat().st_mtime)
         summary["haadf_file"] = str(haadf[-1]) if haadf else None
+        summary |= self._verified()
         (self.folder / "summary.json").write_bytes(msgspec.json.encode(summary))
         try:
             from ..record.report import write_report

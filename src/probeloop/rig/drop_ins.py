@@ -1,0 +1,56 @@
+"""Holds what a rig names against what is there: drop-ins, and the parameters it gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import discover
+from ..data.errors import DropInError, Problem, SettingsError
+from ..data.settings import Settings, convert
+from .schema import Rig
+
+_IN_A_PLUGIN_ENTRY = ("FrameTransform", "ScanTransform", "Scalarizer", "Reward")
+
+
+def faults(rig: Rig) -> list[Problem]:
+    """Return every fault in the rig's drop-ins and their parameters, with its key path and what is allowed.
+
+    Imports the drop-ins, so it is done in a process that ends afterwards.
+    """
+    found: list[Problem] = []
+    entry = rig.instrument
+    _look(found, entry.use, ("Driver", "Simulator"), entry.parameters, "instrument", rig, inline=True)
+    for name, plugin in rig.plugins.items():
+        _look(found, plugin.use, _IN_A_PLUGIN_ENTRY, plugin.parameters, f"plugins.{name}", rig)
+    for i, plan in enumerate(rig.plans):
+        _look(found, plan.use, ("Plan",), plan.parameters, f"plan[{i}]", rig)
+    return found
+
+
+def _look(
+    found: list[Problem],
+    use: str,
+    kinds: tuple[str, ...],
+    parameters: Mapping[str, Any],
+    where: str,
+    rig: Rig,
+    inline: bool = False,
+) -> None:
+    cls: Any = None
+    told: DropInError | None = None
+    for kind in kinds:
+        try:
+            cls = discover.load_class(use, kind, rig.folders)
+            break
+        except DropInError as error:
+            told = told or error
+    if cls is None:
+        assert told is not None
+        found.append(Problem(f"{where}.use", told.message, told.next_move))
+        return
+    settings: type[Settings] = getattr(cls, "Parameters", Settings)
+    try:
+        convert(settings, parameters, where if inline else f"{where}.parameters", spelled=True)
+    except SettingsError as error:
+        found.extend(error.problems)

@@ -1,0 +1,128 @@
+"""The command line as a person meets it: help with an example, one line for an error, an exit code."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from probeloop.cli import _EXAMPLES, main
+from probeloop.data.errors import BusError
+from probeloop.rig.supervisor import RigLock, running_rigs
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must fail; return what it told the person."""
+    assert main(arguments) != 0
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert all(line.startswith("probeloop: ") for line in told.splitlines())
+    return told
+
+
+@pytest.mark.parametrize("command", sorted(_EXAMPLES))
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"example:\n  probeloop {command}" in capsys.readouterr().out
+
+
+def test_an_unknown_rig_lists_the_shipped_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "demo-stem" in fails(capsys, "run", "no-such-rig", "--headless")
+
+
+def test_faults_of_a_rig_come_one_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rig = tmp_path / "r.toml"
+    rig.write_text('schema = 1\nname = "r"\nwhat = 1\n[instrument]\nuse = "stem"\n[limits]\ndose = -1\n')
+    told = fails(capsys, "run", str(rig), "--headless", "--record", str(tmp_path / "s"))
+    assert len(told.splitlines()) == 3
+    assert "what: unknown" in told
+    assert "limits.dose" in told
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_unknown_plug_in_is_named_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rig = tmp_path / "r.toml"
+    rig.write_text('schema = 1\nname = "r"\n[instrument]\nuse = "stem"\n[plugins.p]\nuse = "annular_detektor"\n')
+    told = fails(capsys, "run", str(rig), "--headless", "--record", str(tmp_path / "s"))
+    assert "plugins.p.use" in told
+    assert "annular_detector" in told
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    told = fails(capsys, "run", "demo-stem", "--headless", "--record", str(tmp_path / "file" / "s"))
+    assert "--record DIR" in told
+
+
+def test_stop_without_a_rig_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
+    told = fails(capsys, "stop", "--connect", "surely-not-running")
+    assert "surely-not-running" in told or "no rig runs" in told
+
+
+def test_a_window_without_a_screen_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert "no screen" in fails(capsys, "gui")
+
+
+def test_a_rig_runs_once_at_a_time(rig_id: str) -> None:
+    lock = RigLock(rig_id)
+    try:
+        assert rig_id in running_rigs()
+        code = f"from probeloop.rig.supervisor import RigLock; RigLock({rig_id!r})"
+        second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "runs already" in second.stderr
+        with pytest.raises(BusError, match="runs already"):
+            RigLock(rig_id)
+    finally:
+        lock.release()
+    assert rig_id not in running_rigs()
+    RigLock(rig_id).release()
+
+
+def test_list_says_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    kinds = {row["name"]: row["kind"] for row in rows}
+    assert kinds["annular_detector"] == "FrameTransform"
+    assert kinds["stem"] == "Simulator"
+    assert [row for row in rows if row["origin"] == "shipped" and row["error"]] == []
+
+
+def test_new_writes_a_plug_in_that_keeps_its_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROBELOOP_PLUGINS", str(tmp_path))
+    assert main(["new", "plugin", "my_filter"]) == 0
+    assert main(["check", str(tmp_path / "my_filter.py")]) == 0
+    assert "keeps its contract" in capsys.readouterr().out
+    assert "exists already" in fails(capsys, "new", "plugin", "my_filter")
+    assert "no name" in fails(capsys, "new", "plugin", "My-Filter")
+
+
+@pytest.mark.parametrize("what", ["commands", "requests", "events", "rig"])
+def test_schemas_are_json_schema(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import jsonschema
+
+    assert main(["schema", what]) == 0
+    jsonschema.Draft202012Validator.check_schema(json.loads(capsys.readouterr().out))
+
+
+def test_the_gates_table_names_its_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "gate"]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"dose", table)
+    assert re.search(r"epoch", table)
+
+
+def test_doctor_ends_each_advice_with_a_move(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["cores"] >= 1
+    assert all(re.search(r"[:;]", line) for line in facts["advice"])
