@@ -16,6 +16,7 @@ _Number = Annotated[float, quantity("", ge=-1e12, le=1e12)]
 _Second = Annotated[float, quantity("s", ge=0, le=1e5)]
 _Ampere = Annotated[float, quantity("A", ge=0, le=1)]
 _Metre = Annotated[float, quantity("m", ge=-1e3, le=1e3)]
+_Knob = Annotated[float, quantity("m", ge=-1e12, le=1e12)]  # drive_frequency [Hz] is one too
 _Radian = Annotated[float, quantity("rad", ge=-7, le=7)]
 _Volt = Annotated[float, quantity("V", ge=-1e6, le=1e6)]
 Bounds = tuple[_Number, _Number]
@@ -38,7 +39,7 @@ class Limits(Settings):
     area_dose: Annotated[float, quantity("e/m^2", ge=0, le=1e40)] | None = None
     beam_current: tuple[_Ampere, _Ampere] | None = None
     flux_per_pixel: Annotated[float, quantity("Hz", gt=0, le=1e30)] | None = None
-    knobs: dict[str, tuple[_Metre, _Metre]] = {}
+    knobs: dict[str, tuple[_Knob, _Knob]] = {}
     bias: tuple[_Volt, _Volt] | None = None
     bias_ramp: Annotated[float, quantity("V/s", gt=0, le=1e6)] | None = None
     min_bias_engaged: Annotated[float, quantity("V", ge=0, le=1000)] | None = None
