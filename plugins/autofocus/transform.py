@@ -5,7 +5,15 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from probeloop.api import CalibrationSet, Channel, FrameBlock, FrameTransform, Outputs, StreamSpec
+from probeloop.api import (
+    CalibrationSet,
+    Channel,
+    DetectorGeometry,
+    FrameBlock,
+    FrameTransform,
+    Outputs,
+    StreamSpec,
+)
 
 from .estimate import Disc
 
@@ -25,7 +33,7 @@ class BrightFieldPixels(FrameTransform):
 
     def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
         """Return the stream of K + 2 values; raises CalibrationError."""
-        shape = (spec.sig[0].size, spec.sig[1].size)
+        shape = DetectorGeometry.of(spec, self.context.calibrations, "bright_field_pixels").shape
         disc = calibrated_disc(self.context.calibrations, shape, "bright_field_pixels")
         names = [f"y{y}x{x}" for y, x in zip(disc.rows, disc.columns, strict=True)]
         channels = tuple(Channel(name, "intensity", spec.units) for name in (*names, "dark_field", "total"))

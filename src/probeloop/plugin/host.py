@@ -260,6 +260,7 @@ class Host:
         if isinstance(self.plugin, ScanTransform):
             self._map = ScanSoFar(self.plugin, spec)
             self._map.begin(self)
+        self.work.expect_slow()  # a new type of data may be compiled
         if fresh:
             self._report_revision()
 

@@ -35,7 +35,7 @@ from ..data.control import (
     decode_request,
     encode,
 )
-from ..data.errors import BusError, DropInError, ProbeloopError, WireError
+from ..data.errors import BusError, ContractError, DropInError, ProbeloopError, WireError
 from ..data.settings import convert
 from .backoff import Restarts
 from .contract import Context, DropIn
@@ -44,7 +44,7 @@ from .instance import PluginInstance, service_name
 from .memory import limit_memory
 from .pulse import Work
 
-Check = Callable[[type[Any]], None]
+Check = Callable[[type[Any]], Sequence[str]]
 _IDLE_S = 0.1
 _CRASHED = 3
 
@@ -71,9 +71,9 @@ def run_plugin_process(
 ) -> int:
     """Run plug-ins until `stop`, a Shutdown, or the failure of the only one; return the exit code.
 
-    check, take_over: this is the second process of a reload: the class is checked and warmed up first, then the
-    running instance is asked to end at a block boundary, and this one goes on with the next frame. With a faulty
-    source nothing is taken over, the event says why, and the code is 1.
+    check: returns the faults of a class. take_over: this is the second process of a reload: the class is checked
+    first, then the running instance is asked to end at a block boundary, and this one goes on with the next frame.
+    With a faulty source nothing is taken over, the event says why, and the code is 1.
     """
     pin_threads()
     become_subreaper()
@@ -123,8 +123,9 @@ class PluginProcess:
                 work.begin()
             drop_in = discover.find(instance.use, None, instance.folders)
             cls = discover.load(drop_in)
-            if check is not None:
-                check(cls)
+            faults = check(cls) if check is not None else ()
+            if faults:
+                raise ContractError(f"{instance.use} breaks its contract: {'; '.join(faults)}", "mend the file")
             plugin = self._make(cls, instance)
             digest = drop_in.source_hash
             host = Host(self.bus, instance, plugin, self.report, history=self.history, source_hash=digest)

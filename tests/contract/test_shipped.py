@@ -1,0 +1,21 @@
+"""Every plug-in that ships with probeloop keeps its contract."""
+
+from __future__ import annotations
+
+import pytest
+
+from probeloop import discover
+from probeloop.testing.check import check_class
+
+OF_ANOTHER_TEST = ("Plan", "Driver", "Simulator")
+SHIPPED = [e for e in discover.found() if e.origin == "shipped" and e.kind not in OF_ANOTHER_TEST]
+
+
+@pytest.mark.parametrize("drop_in", SHIPPED, ids=lambda e: f"{e.kind}-{e.class_name}")
+def test_it_keeps_its_contract(drop_in: discover.Found) -> None:
+    assert drop_in.error is None
+    assert list(check_class(discover.load(drop_in))) == []
+
+
+def test_there_are_some_of_every_kind_that_ships() -> None:
+    assert {"FrameTransform", "ScanTransform", "Scalarizer"} <= {each.kind for each in SHIPPED}
