@@ -75,7 +75,7 @@ class Autofocus(Plan):
 
         x, y: centre of the small scans. points: along a side. coarse_step, fine_step: between them. rounds: at
         most, of each sort. tolerance: smaller corrections are not worth making. significance: least, in units of
-        what noise gives. topic: of `bright_field_pixels`, "" = the only one joined to the plan.
+        what noise gives. topic: the output of `bright_field_pixels`.
         """
 
         x: Annotated[float, quantity("nm", ge=-1e6, le=1e6)] = 0.0
@@ -88,12 +88,16 @@ class Autofocus(Plan):
         tolerance: Annotated[float, quantity("nm", ge=0.01, le=10)] = 0.4
         significance: Annotated[float, quantity("", ge=3, le=1000)] = 15.0
         check_offset: Annotated[float, quantity("nm", ge=1, le=100)] = 5.0
-        topic: str = ""
+        topic: str = "bright_field_pixels.pixels"
 
         def problems(self) -> Iterable[str]:
             """Yield steps that are the wrong way round."""
             if self.fine_step > self.coarse_step:
                 yield "fine_step is larger than coarse_step"
+
+    def inputs(self) -> tuple[str, ...]:
+        """Return the topic that the scans are read from."""
+        return (self.parameters.topic,)
 
     def run(self, ctx: PlanContext) -> PlanSteps:
         """Yield scans and corrections; the summary says what was corrected, with errors, and whether it succeeded."""
@@ -112,11 +116,10 @@ class Autofocus(Plan):
         return {**summary, "succeeded": True, "message": "in focus: nothing left above twice its own error"}
 
     def _prepare(self, ctx: PlanContext) -> tuple[str, Disc, float]:
-        wanted = self.parameters.topic
-        fitting = [t for t in ctx.inputs if t == wanted or (not wanted and t.endswith("pixels"))]
-        if not fitting:
-            have = ", ".join(ctx.inputs) or "no topic"
-            raise PlanError(f"autofocus needs the output of bright_field_pixels, it has {have}", "join it in the rig")
+        topic = self.parameters.topic
+        if topic not in ctx.inputs:
+            have = ", ".join(ctx.inputs) or "nothing"
+            raise PlanError(f"autofocus reads {topic}, which is not joined to it ({have} is)", "name it in the rig")
         missing = [name for name in KNOBS if name not in ctx.info.limits.knobs]
         if missing:
             raise PlanError(f"the instrument has no knob {', '.join(missing)}", "autofocus needs C10, C12a and C12b")
@@ -126,7 +129,7 @@ class Autofocus(Plan):
         voltage = calibrations.require("convergence_angle", "autofocus").valid_for.get("voltage")
         if voltage is None:
             raise CalibrationError("the convergence angle does not say at which voltage", "calibrate it again")
-        return fitting[0], disc, float(electron_wavelength(float(voltage)))
+        return topic, disc, float(electron_wavelength(float(voltage)))
 
     def _coarse(
         self, topic: str, disc: Disc, wavelength: float, done: dict[str, float], summary: dict[str, Any]
