@@ -132,10 +132,7 @@ class Subscriber:
 
     def _take(self) -> Any:
         """Take the next sample, the one with the smallest index when several size classes are in use."""
-        live = self._live
-        if len(live) == 1:
-            return live[0].receive()
-        for port in live:
+        for port in self._live:
             if all(port is not held for _, _, held in self._waiting) and (sample := port.receive()) is not None:
                 head = HeaderMemory.from_address(sample.payload_ptr)
                 self._waiting.append((_unpack(head)[2], sample, port))
@@ -186,7 +183,8 @@ class Subscriber:
         if self._held is not None:
             self._release()
         while True:
-            sample = self._take()
+            live = self._live
+            sample = live[0].receive() if len(live) == 1 else self._take()
             if self._words[ANNOUNCED] != self._seen:  # after the take: what describes a block precedes it
                 self._read_announcements()
                 if sample is None:
