@@ -1,0 +1,148 @@
+"""Figures of the report as inline SVG: maps with scale and colour bars, curves, patterns."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.units import display
+from .png import colour, data_url, levels, scale
+
+WIDTH = 300
+_INK, _FAINT, _ACCENT = "#1d2430", "#8a93a3", "#c8433a"
+
+
+def number(value: float, units: str) -> str:
+    """Write a value for an axis: 3 digits, a prefix where the unit takes one."""
+    return html.escape(display(value, units, 3))
+
+
+def picture(
+    values: NDArray[Any], title: str, units: str = "", pixel: tuple[float, float] | None = None, name: str = "",
+    points: NDArray[np.float64] | None = None, note: str = "",
+) -> str:  # fmt: skip
+    """Return a map (ny, nx) as a figure. pixel: (x, y) [m], None = no scale bar. points: (N, 2) in pixels."""
+    values = np.asarray(values, np.float64)
+    ny, nx = values.shape
+    cyclic = units in ("rad", "deg")
+    low, high = levels(values, cyclic)
+    name = name or ("phase" if cyclic else "viridis")
+    aspect = ny / nx if pixel is None else ny * pixel[1] / (nx * pixel[0])
+    height = max(40, min(420, round(WIDTH * aspect)))
+    width = WIDTH if height < 420 else round(420 / aspect)
+    body = [
+        f'<image href="{data_url(colour(values, low, high, name))}" width="{width}" height="{height}" '
+        'preserveAspectRatio="none" style="image-rendering:pixelated"/>'
+    ]
+    if points is not None:
+        for x, y in points:
+            at = (x + 0.5) * width / nx, (y + 0.5) * height / ny
+            body.append(
+                f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3" fill="none" stroke="#fff" stroke-width="1.4"/>'
+            )
+    if pixel is not None:
+        body.append(_scale_bar(nx * pixel[0], width, height))
+    body.append(_colour_bar(width + 12, height, low, high, units, name))
+    shown = html.escape(title) + (f"<small>{html.escape(note)}</small>" if note else "")
+    return (
+        f'<figure><svg viewBox="0 0 {width + 92} {height + 2}" width="{width + 92}" height="{height + 2}" '
+        f'role="img" aria-label="{html.escape(title)}">{"".join(body)}</svg><figcaption>{shown}</figcaption></figure>'
+    )
+
+
+def _scale_bar(across: float, width: int, height: int) -> str:
+    length = _nice(across / 4)
+    size = width * length / across
+    y = height - 14
+    return (
+        f'<rect x="10" y="{y - 19}" width="{size + 12:.1f}" height="27" rx="3" fill="#000" opacity="0.45"/>'
+        f'<rect x="16" y="{y}" width="{size:.1f}" height="3.5" fill="#fff"/>'
+        f'<text x="{16 + size / 2:.1f}" y="{y - 5}" fill="#fff" text-anchor="middle">{number(length, "m")}</text>'
+    )
+
+
+def _colour_bar(x: int, height: int, low: float, high: float, units: str, name: str) -> str:
+    url = data_url(np.ascontiguousarray(scale(name)[::-1][:, None, :]))
+    middle = (low + high) / 2
+    labels = (
+        ((high, 9), (middle, height / 2 + 4), (low, height - 1)) if height > 90 else ((high, 9), (low, height - 1))
+    )
+    text = "".join(f'<text x="{x + 18}" y="{y:.1f}" fill="{_INK}">{number(v, units)}</text>' for v, y in labels)
+    return f'<image href="{url}" x="{x}" width="12" height="{height}" preserveAspectRatio="none"/>{text}'
+
+
+def curves(x: NDArray[np.float64], ys: NDArray[Any], x_label: str, y_label: str, title: str, note: str = "") -> str:
+    """Return curves (N, E) over x (E,): all of them faint, their median strong; a loop is drawn closed."""
+    ys = np.asarray(ys, np.float64)
+    width, height, left, bottom = 440, 280, 62, 40
+    finite = ys[np.isfinite(ys)]
+    if not finite.size:
+        return ""
+    (x0, x1), (y0, y1) = _padded(x), _padded(np.percentile(finite, (0.2, 99.8)))
+
+    def line(y: NDArray[Any], style: str) -> str:
+        px = left + (x - x0) / (x1 - x0) * (width - left - 10)
+        py = height - bottom - (np.clip(y, y0, y1) - y0) / (y1 - y0) * (height - bottom - 10)
+        closed = "Z" if len(x) > 2 and abs(x[0] - x[-1]) < 0.1 * (x1 - x0) else ""
+        path = "L".join(f"{a:.1f},{b:.1f}" for a, b in zip(px, py, strict=True) if math.isfinite(b))
+        return f'<path d="M{path}{closed}" fill="none" {style}/>'
+
+    few = ys[np.linspace(0, len(ys) - 1, min(len(ys), 60)).round().astype(int)]
+    opacity = 0.9 if len(few) < 4 else 0.22
+    body = [line(y, f'stroke="#31688e" stroke-width="1" opacity="{opacity}"') for y in few]
+    if len(ys) > 3:
+        body.append(line(np.nanmedian(ys, axis=0), f'stroke="{_ACCENT}" stroke-width="2.2"'))
+    axes = _frame(width, height, left, bottom, (x0, x1), (y0, y1), x_label, y_label)
+    shown = html.escape(title) + (f"<small>{html.escape(note)}</small>" if note else "")
+    return (
+        f'<figure><svg viewBox="0 0 {width} {height}" width="{width}" height="{height}">{axes}{"".join(body)}</svg>'
+        f"<figcaption>{shown}</figcaption></figure>"
+    )
+
+
+def _frame(
+    width: int, height: int, left: int, bottom: int, xs: tuple[float, float], ys: tuple[float, float],
+    x_label: str, y_label: str,
+) -> str:  # fmt: skip
+    right, low = width - 10, height - bottom
+    made = [f'<path d="M{left},10V{low}H{right}" fill="none" stroke="{_FAINT}"/>']
+    for value in _ticks(*xs):
+        at = left + (value - xs[0]) / (xs[1] - xs[0]) * (right - left)
+        made.append(f'<path d="M{at:.1f},10V{low}" stroke="#e7e9ee"/>')
+        made.append(f'<text x="{at:.1f}" y="{low + 15}" text-anchor="middle" fill="{_INK}">{value:.4g}</text>')
+    for value in _ticks(*ys):
+        at = low - (value - ys[0]) / (ys[1] - ys[0]) * (low - 10)
+        made.append(f'<path d="M{left},{at:.1f}H{right}" stroke="#e7e9ee"/>')
+        made.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end" fill="{_INK}">{value:.3g}</text>')
+    middle = (left + right) / 2
+    made.append(
+        f'<text x="{middle}" y="{height - 6}" text-anchor="middle" fill="{_FAINT}">{html.escape(x_label)}</text>'
+    )
+    centre = low / 2
+    made.append(
+        f'<text x="12" y="{centre}" transform="rotate(-90 12 {centre})" text-anchor="middle" '
+        f'fill="{_FAINT}">{html.escape(y_label)}</text>'
+    )
+    return "".join(made)
+
+
+def _ticks(low: float, high: float) -> Sequence[float]:
+    step = _nice((high - low) / 4)
+    first = math.ceil(low / step) * step
+    return [round(first + i * step, 12 - math.floor(math.log10(step))) for i in range(int((high - first) / step) + 1)]
+
+
+def _nice(value: float) -> float:
+    power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
+    return float(next((n for n in (5, 2, 1) if n * power <= value), 1) * power)
+
+
+def _padded(values: NDArray[Any]) -> tuple[float, float]:
+    low, high = float(np.min(values)), float(np.max(values))
+    pad = (high - low) * 0.04 or abs(low) * 0.1 or 0.5
+    return low - pad, high + pad

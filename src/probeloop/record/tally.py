@@ -1,0 +1,83 @@
+"""What the events of a session come to, counted for the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..data.commands import name_of
+from ..data.control import Done, Event, Failed, Gap, Remark, Revision, StateChange, Verdict
+
+
+@dataclass
+class Tally:
+    """Counts of a session. latencies [ms], by what they are."""
+
+    accepted: Counter[str] = field(default_factory=Counter)
+    refused: list[Verdict] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    latencies: dict[str, list[float]] = field(default_factory=lambda: {"loop": [], "gate": [], "physical": []})
+    remarks: list[Remark] = field(default_factory=list)
+    plans: list[StateChange] = field(default_factory=list)
+    revisions: list[Revision] = field(default_factory=list)
+    started: str = ""
+    ended: str = ""
+    span_s: float = 0.0
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Tally:
+        """Count the events."""
+        made = cls()
+        first = 0
+        for event in events:
+            made.take(event)
+            if event.time_ns:
+                first = first or event.time_ns
+                made.span_s = max(made.span_s, (event.time_ns - first) / 1e9)
+            if event.wall:
+                made.started, made.ended = made.started or event.wall, event.wall
+        return made
+
+    def take(self, event: Event) -> None:
+        """Count one event."""
+        match event:
+            case Verdict(dry_run=False):
+                if event.accepted:
+                    self.accepted[name_of(event.command)] += 1
+                else:
+                    self.refused.append(event)
+            case Done(result=result):
+                trace = result.trace
+                if trace.loop_latency_ns is not None:
+                    self.latencies["loop"].append(trace.loop_latency_ns / 1e6)
+                if trace.submitted and trace.verdict >= trace.submitted:
+                    self.latencies["gate"].append((trace.verdict - trace.submitted) / 1e6)
+                if result.physical_ns is not None:
+                    self.latencies["physical"].append(result.physical_ns / 1e6)
+            case Failed():
+                self.failed.append(event.reason)
+            case Gap():
+                self.gaps.append(event)
+            case Remark():
+                self.remarks.append(event)
+            case Revision():
+                self.revisions.append(event)
+            case StateChange(target="plan"):
+                self.plans.append(event)
+
+    @property
+    def lost(self) -> int:
+        """Frames that never came, on all topics."""
+        return sum(gap.count for gap in self.gaps)
+
+    def percentiles(self, name: str) -> tuple[float, float, float] | None:
+        """Return p50, p99 and the longest [ms], None without any."""
+        values = self.latencies[name]
+        if not values:
+            return None
+        p50, p99 = np.percentile(values, (50, 99))
+        return float(p50), float(p99), float(max(values))
