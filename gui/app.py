@@ -28,7 +28,7 @@ def main(rig_id: str, stop: threading.Event | None = None, link: Link | None = N
 
     from .views.window import Window
 
-    _no_opengl()
+    set_up_pictures()
     made = QApplication.instance()
     application = made if isinstance(made, QApplication) else QApplication(["probeloop"])
     application.setApplicationName("probeloop")
@@ -50,7 +50,8 @@ def main(rig_id: str, stop: threading.Event | None = None, link: Link | None = N
     return int(code)
 
 
-def _no_opengl() -> None:
+def set_up_pictures() -> None:
+    """Choose how pictures are drawn, before the first one is made."""
     import pyqtgraph as pg
 
     # measured: without a GPU OpenGL drops to 26 frames/s, and numba stalls the first paint for 1.9 s

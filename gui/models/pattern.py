@@ -80,8 +80,8 @@ class AnnularControl:
 
     plugin: str
     unit: str
-    inner: float
-    outer: float
+    inner: float | None
+    outer: float | None
     least: float
     most: float
 
@@ -94,13 +94,35 @@ def annular_control(name: str, schema: Mapping[str, Any], values: Mapping[str, A
     inner, outer = fields["inner"], fields["outer"]
     if inner.get("unit", "") != outer.get("unit", ""):
         return None
-    try:
-        at = float(values["inner"]), float(values["outer"])
-    except (TypeError, ValueError):
+    at = [values["inner"], values["outer"]]
+    if any(value is not None and not isinstance(value, int | float) for value in at):
         return None
     least = float(inner.get("minimum", inner.get("exclusiveMinimum", 0.0)))
     most = float(outer.get("maximum", outer.get("exclusiveMaximum", np.inf)))
-    return AnnularControl(name, str(inner.get("unit", "")), *at, least, most)
+    return AnnularControl(name, str(inner.get("unit", "")), at[0], at[1], least, most)
+
+
+DARK_FIELD = 2.4
+
+
+def ring_of(
+    control: AnnularControl, extent: Extent, centre: tuple[float, float], convergence: float | None
+) -> Annulus | None:
+    """Return where a control's ring lies on a frame; None when the frame's angles are uncalibrated.
+
+    Left out: from 2.4 convergence angles to the detector's edge (CONVENTIONS.md 2), as the plug-in has it.
+    """
+    radii = [
+        None if value is None else units_to_radius(float(value), control.unit, extent.units, convergence)
+        for value in (control.inner, control.outer)
+    ]
+    inner, outer = radii
+    if control.inner is None:
+        inner = DARK_FIELD * convergence if convergence and extent.units == "rad" else None
+    if control.outer is None:
+        x, y = centre
+        outer = min(x - extent.x, extent.x + extent.width - x, y - extent.y, extent.y + extent.height - y)
+    return None if inner is None or outer is None else Annulus(*centre, inner, max(outer, inner))
 
 
 def radius_to_units(radius: float, pattern_units: str, unit: str, convergence: float | None) -> float | None:

@@ -111,14 +111,6 @@ class Rig:
         found = self.calibrations.get("convergence_angle")
         return float(found["value"][0]) if found and found.get("value") else None
 
-    @property
-    def uncalibrated(self) -> tuple[str, ...]:
-        """What a map or a pattern lacks to carry units, in words."""
-        if self.modality != "stem" or not self.instrument:
-            return ()
-        wanted = {"scan_scale": "scan scale", "detector_scale": "angle per pixel", "pattern_centre": "pattern centre"}
-        return tuple(words for kind, words in wanted.items() if kind not in self.calibrations)
-
     # --- what a process says of itself ------------------------------------------------------------------
 
     def described(self, process: str, reply: Description) -> None:
@@ -210,12 +202,24 @@ class Rig:
             self.plans = {name: schemas.get(name, {}) for name in names}
         elif schemas and "properties" not in schemas:
             self.plans = {name: each for name, each in schemas.items() if isinstance(each, Mapping)}
-        now = state.get("plan", "")
-        if isinstance(now, Mapping):
-            state = {**state, **now}
-            now = now.get("name", now.get("plan", ""))
-        if state.get("state"):
-            self.plan = replace(self.plan, name=str(now or self.plan.name), state=str(state["state"]))
+        found = str(state.get("state", ""))
+        if not found:
+            return
+        running = found not in ("idle", *PLAN_ENDS)
+        plan = replace(self.plan, name=str(state.get("plan") or self.plan.name), state=found)
+        if running and "progress" in state:
+            done, eta = _number(state["progress"], 0.0) or 0.0, _number(state.get("eta"), None)
+            plan = replace(plan, done=done, total=1.0, eta=eta, message=str(state.get("message", "")))
+        elif not running:
+            plan = replace(plan, reason=str(state.get("message", plan.reason)), eta=None)
+        self.plan = plan
+        self._found_by(plan.name, _table(state, "summary"))
+
+    def _found_by(self, plan: str, summary: Mapping[str, Any]) -> None:
+        """Take over what a plan measured of the lens; sigma as it says itself."""
+        sigma = _table(summary, "sigma_m")
+        for name, value in _table(summary, "measured_m").items():
+            self._measured(name, {"value": value, "sigma": sigma.get(name), "method": plan})
 
     def _recorder(self, state: Mapping[str, Any]) -> None:
         self.recording = bool(state.get("recording", state.get("state") == "recording"))
@@ -285,10 +289,12 @@ class Rig:
             known = self.plan if self.plan.running else PlanState(since=time.monotonic())
             name = str(data.get("plan", data.get("name", known.name)) or known.name)
             self.plan = replace(known, name=name, state=state, reason=event.reason)
+            self._found_by(name, data)
         elif target in ("gate", "instrument"):
             self._gate(state, event.reason, data)
-        elif target == "control":
-            self.holder = "" if state == "free" else state
+        elif target == "lease":
+            self.holder = str(data.get("holder", "") or "")
+            self.epoch = int(data.get("epoch", self.epoch) or 0)
         elif target == "scan":
             self.paused = state == "pause"
         elif target == "recorder":

@@ -75,6 +75,13 @@ class Station:
     def _lease(self) -> tuple[str, int] | None:
         return (self.holder, self.rig.epoch) if self._in_control and self.rig.holder == self.holder else None
 
+    def _uncalibrated(self) -> tuple[str, ...]:
+        """Return, in words, which axes of what arrives have no scale."""
+        specs = [m.spec for m in list(self.feed.maps.values())] + [f.spec for f in list(self.feed.frames.values())]
+        scan = any(axis.scale is None for spec in specs if spec is not None for axis in spec.nav)
+        frame = any(axis.scale is None for spec in specs if spec is not None for axis in spec.sig)
+        return (("scan scale",) if scan else ()) + (("detector scale",) if frame else ())
+
     def facts(self) -> Facts:
         """Return what the banner looks at."""
         feed, rig = self.feed, self.rig
@@ -88,7 +95,7 @@ class Station:
             acquiring=rig.acquiring or rig.busy > 0,
             frame_age=None if feed.last_frame is None else now - feed.last_frame,
             origin=rig.origin,
-            uncalibrated=rig.uncalibrated,
+            uncalibrated=self._uncalibrated(),
         )
 
     @property

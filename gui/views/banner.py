@@ -64,7 +64,7 @@ class BannerView(QWidget):
             line = result.text
         self.line.setText(line)
         self.uncalibrated.setVisible(bool(shown.uncalibrated))
-        self.uncalibrated.show_badge("uncalibrated", "UNCALIBRATED", shown.uncalibrated)
+        self.uncalibrated.show_badge("uncalibrated", shown.uncalibrated, "no scale is shown where it is not known")
         recording = "recording" if rig.recording else "not recording"
         word = "REC" if rig.recording else "NOT RECORDING"
         self.recording.show_badge(recording, word, rig.session or "no record is being written")
@@ -88,4 +88,12 @@ class BannerView(QWidget):
         if rig.dose_limit:
             left = f", {max(0.0, 1 - rig.dose / rig.dose_limit):.0%} left"
         area = f"\nmax {display(rig.area_dose, 'e/m^2')}" if rig.area_dose else "\n"
-        return f"dose {display(rig.dose, 'e')}{' est.' if rig.dose_estimate else ''}{left}{area}".rstrip("\n")
+        return f"dose {_electrons(rig.dose)}{' est.' if rig.dose_estimate else ''}{left}{area}".rstrip("\n")
+
+
+def _electrons(count: float) -> str:
+    """Return a count as 2.4 × 10⁶ e, plain where it is small."""
+    if count < 1e4:
+        return f"{count:.0f} e"
+    mantissa, power = f"{count:.1e}".split("e")
+    return f"{mantissa} × 10{str(int(power)).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))} e"

@@ -7,6 +7,7 @@ from PySide6.QtWidgets import QComboBox, QGridLayout, QPushButton, QSizePolicy, 
 
 from ..models.levels import Levels
 from .level_bar import LevelBar
+from .overlay import BRICK, TEAL
 from .picture_view import COLOUR_MAPS, PictureView, colour_table
 
 
@@ -56,6 +57,7 @@ class ContrastRow(QWidget):
             self.colours.setCurrentText(name)
         table = colour_table(name)
         self._view.set_colours(table)
+        self._view.missing.set_colours(*(BRICK if name in ("viridis", "cividis") else TEAL))
         self.bar.set_colours(table)
         self.changed.emit()
 

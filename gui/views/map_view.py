@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QSignalBlocker, Qt
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from probeloop.api import display
 
@@ -16,6 +16,7 @@ from ..models.maps import LiveMap
 from ..models.station import Station
 from .contrast_row import ContrastRow
 from .picture_view import PictureView
+from .style import ElidedLabel
 
 _LEVELS_S = 0.2
 
@@ -33,14 +34,17 @@ class MapView(QWidget):
         self.topic.setAccessibleName("Topic shown as map")
         self.topic.setToolTip("Which topic is drawn")
         self.topic.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        self.topic.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Fixed)
         self.channel = QComboBox()
         self.channel.setAccessibleName("Channel of the topic")
         self.channel.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
         self.channel.hide()
-        self.fit = QPushButton("Fit")
+        self.fit = QToolButton()
+        self.fit.setText("Fit")
         self.fit.setToolTip("Show the whole map (right click; Ctrl+0). Wheel: zoom; drag: shift")
-        self.about = QLabel()
-        self.value = QLabel(" ")
+        self.about = ElidedLabel("About the map")
+        self.value = ElidedLabel("Value under the pointer")
+        self.value.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         self.probe = pg.ScatterPlotItem(size=15, symbol="+", pen=pg.mkPen("#ffb000", width=2), brush=None)
         self.picture.box.addItem(self.probe, ignoreBounds=True)
         self._drawn: tuple[str, int, int] | None = None
@@ -52,9 +56,9 @@ class MapView(QWidget):
         top = QHBoxLayout()
         top.setSpacing(6)
         title = QLabel("<b>Map</b>")
-        for widget in (title, self.topic, self.channel, self.about):
+        for widget in (title, self.topic, self.channel):
             top.addWidget(widget)
-        top.addStretch(1)
+        top.addWidget(self.about, 1)
         top.addWidget(self.value)
         top.addWidget(self.fit)
         column = QVBoxLayout(self)
@@ -126,10 +130,10 @@ class MapView(QWidget):
                 self._again()
         live = self.live
         if live is None:
-            self.about.setText("no map yet")
+            self.about.say("no map yet")
             return
         self._show_channels(live)
-        self.about.setText(self._words(live))
+        self.about.say(self._words(live))
         self._show_probe()
 
     def _words(self, live: LiveMap) -> str:
@@ -170,13 +174,13 @@ class MapView(QWidget):
         live = self.live
         found = live.value_at(*place, self.channel.currentIndex()) if live is not None and place else None
         if found is None or place is None or self.picture.extent is None:
-            self.value.setText(" ")
+            self.value.say(" ")
             return
         units = self.picture.extent.units
         where = ", ".join(display(v, units) if units != "px" else f"{v:.0f} px" for v in place)
         value = "not measured" if np.isnan(found[1]) else f"{found[1]:.4g}"
         unit = f" {live.spec.units}" if live is not None and live.spec is not None and live.spec.units else ""
-        self.value.setText(f"({where}): {value}{unit if value != 'not measured' else ''}")
+        self.value.say(f"({where}): {value}{unit if value != 'not measured' else ''}")
 
     def _clicked(self, x: float, y: float, modifiers: Qt.KeyboardModifier) -> None:
         extent = self.picture.extent

@@ -74,12 +74,16 @@ class ScaleBar(QWidget):
         painter.drawText(box, Qt.AlignmentFlag.AlignCenter, self.text)
 
 
-def _hatch() -> QBrush:
+# ground and lines, by what the colour map does not contain
+TEAL, BRICK = ("#27444c", "#4d7f8c"), ("#5a3a32", "#96665a")
+
+
+def _hatch(ground: str, line: str) -> QBrush:
     tile = QPixmap(12, 12)
-    tile.fill(QColor("#6f6a75"))
+    tile.fill(QColor(ground))
     painter = QPainter(tile)
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    painter.setPen(QColor("#8d8794"))
+    painter.setPen(QColor(line))
     for x in (-12, 0, 12):
         painter.drawLine(x, 12, x + 12, 0)
     painter.end()
@@ -92,8 +96,13 @@ class Missing(pg.GraphicsObject):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._rect = QRectF(0, 0, 1, 1)
-        self._brush = _hatch()
+        self._brush = _hatch(*TEAL)
         self.setZValue(-10)
+
+    def set_colours(self, ground: str, line: str) -> None:
+        """Use a ground that the colour map of the picture does not contain."""
+        self._brush = _hatch(ground, line)
+        self.update()
 
     def set_rect(self, rect: QRectF) -> None:
         """Lie under `rect`."""

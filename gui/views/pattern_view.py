@@ -9,8 +9,17 @@ from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import QSignalBlocker, Signal
-from PySide6.QtWidgets import QCheckBox, QComboBox, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtCore import QSignalBlocker, Qt, Signal
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QHBoxLayout,
+    QLabel,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from probeloop.api import display
 
@@ -22,11 +31,13 @@ from ..models.pattern import (
     NewestFrame,
     annular_control,
     radius_to_units,
+    ring_of,
     units_to_radius,
 )
 from ..models.station import Station
 from .contrast_row import ContrastRow
 from .picture_view import PictureView
+from .style import ElidedLabel
 
 _LEVELS_S = 0.25
 _SEND_S = 0.1
@@ -73,6 +84,7 @@ class PatternView(QWidget):
         self.topic = QComboBox()
         self.topic.setAccessibleName("Topic shown as detector frame")
         self.topic.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToContents)
+        self.topic.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Fixed)
         self.detector = QComboBox()
         self.detector.setAccessibleName("Annular detector that is dragged")
         self.detector.setToolTip("Plug-in whose inner and outer angle the rings set")
@@ -81,9 +93,11 @@ class PatternView(QWidget):
         self.log = QCheckBox("&Log")
         self.log.setChecked(True)
         self.log.setToolTip("Show log10(1 + counts); the data stay as they are")
-        self.fit = QPushButton("Fit")
-        self.about = QLabel("no frames yet")
-        self.value = QLabel(" ")
+        self.fit = QToolButton()
+        self.fit.setText("Fit")
+        self.about = ElidedLabel("About the detector frame")
+        self.value = ElidedLabel("Value under the pointer")
+        self.value.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.angles = QLabel(" ")
         self.inner = Ring("#4cc9f0", "inner angle: drag")
         self.outer = Ring("#ffb000", "outer angle: drag")
@@ -99,16 +113,15 @@ class PatternView(QWidget):
 
         top = QHBoxLayout()
         top.setSpacing(6)
-        for widget in (QLabel("<b>Frame</b>"), self.topic, self.log, self.about):
+        for widget in (QLabel("<b>Frame</b>"), self.topic, self.log):
             top.addWidget(widget)
-        top.addStretch(1)
+        top.addWidget(self.about, 1)
         top.addWidget(self.fit)
         rings = QHBoxLayout()
         rings.setSpacing(6)
         for widget in (self.detector, self.angles):
             rings.addWidget(widget)
-        rings.addStretch(1)
-        rings.addWidget(self.value)
+        rings.addWidget(self.value, 1)
         column = QVBoxLayout(self)
         column.setContentsMargins(3, 4, 6, 4)
         column.setSpacing(4)
@@ -171,7 +184,7 @@ class PatternView(QWidget):
         if newest is not None and newest.spec is not None:
             shape = " × ".join(map(str, reversed(newest.spec.frame_shape)))
             scan = f", pixel {newest.scan_index}" if newest.scan_index >= 0 else ", no pixel"
-            self.about.setText(f"{shape}{scan}{', settling' if newest.settling else ''}")
+            self.about.say(f"{shape}{scan}{', settling' if newest.settling else ''}")
         controls = self._controls()
         names = list(controls)
         if [self.detector.itemText(i) for i in range(self.detector.count())] != names:
@@ -211,13 +224,7 @@ class PatternView(QWidget):
         extent = self.picture.extent
         self.annulus = None
         if self.control is not None and extent is not None:
-            convergence = self._station.rig.convergence
-            radii = [
-                units_to_radius(v, self.control.unit, extent.units, convergence)
-                for v in (self.control.inner, self.control.outer)
-            ]
-            if radii[0] is not None and radii[1] is not None:
-                self.annulus = Annulus(*self._centre(extent), radii[0], radii[1])
+            self.annulus = ring_of(self.control, extent, self._centre(extent), self._station.rig.convergence)
         self._place_rings()
         self._show_angles()
 
@@ -265,33 +272,38 @@ class PatternView(QWidget):
         self.annulus_changed.emit(control.inner, control.outer)
 
     def _show_angles(self) -> None:
-        control = self.control
-        if control is None:
+        control, extent = self.control, self.picture.extent
+        if control is None or extent is None:
             self.angles.setText("")
         elif self.annulus is None:
             self.angles.setText(f"{control.plugin}: no annulus, the frame's angles are uncalibrated")
         else:
             unit = control.unit or "× convergence angle"
-            name = f"{control.plugin}: " if not self.detector.isVisible() else ""
-            self.angles.setText(f"{name}<b>{control.inner:.4g} – {control.outer:.4g}</b> {unit}  (drag the rings)")
+            name = f"{control.plugin}: " if self.detector.count() < 2 else ""
+            shown = [
+                radius_to_units(radius, extent.units, control.unit, self._station.rig.convergence)
+                for radius in (self.annulus.inner, self.annulus.outer)
+            ]
+            words = " – ".join("?" if value is None else f"{value:.4g}" for value in shown)
+            self.angles.setText(f"{name}<b>{words}</b> {unit}  (drag the rings)")
 
     def _hovered(self, place: tuple[float, float] | None) -> None:
         data, extent = self.picture.image.image, self.picture.extent
         newest = self.newest
         raw: Any = newest.picture(False) if newest is not None else None
         if place is None or data is None or extent is None or raw is None:
-            self.value.setText(" ")
+            self.value.say(" ")
             return
         ny, nx = raw[0].shape
         ix = math.floor((place[0] - extent.x) / extent.width * nx)
         iy = math.floor((place[1] - extent.y) / extent.height * ny)
         if not (0 <= ix < nx and 0 <= iy < ny):
-            self.value.setText(" ")
+            self.value.say(" ")
             return
         x, y = self._centre(extent)
         angle = math.hypot(place[0] - x, place[1] - y)
         where = f"{angle:.0f} px" if extent.units == "px" else display(angle, extent.units)
-        self.value.setText(f"{where} from the centre: {np.asarray(raw[0][iy, ix]).item():.4g}")
+        self.value.say(f"{where} from the centre: {np.asarray(raw[0][iy, ix]).item():.4g}")
 
 
 def _rounded(value: float) -> float:

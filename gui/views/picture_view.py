@@ -85,10 +85,10 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
 
     def _overlaps(self, rect: QRectF) -> bool:
         """Whether the picture still fills a fair part of the view: else fit it again."""
-        seen = self.box.viewRect()
+        seen: QRectF = self.box.viewRect()
         common = seen.intersected(rect)
-        part = common.width() * common.height()
-        return part > 0.2 * rect.width() * rect.height() and part > 0.1 * seen.width() * seen.height()
+        part: float = common.width() * common.height()
+        return part > 0.2 * rect.width() * rect.height() and part > 0.1 * float(seen.width() * seen.height())
 
     def fit(self) -> None:
         """Show the whole picture."""
@@ -114,8 +114,7 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
         """Say when the pointer leaves."""
         if event.type() == QEvent.Type.Leave:
             self.hovered.emit(None)
-        handled: bool = super().eventFilter(watched, event)
-        return handled
+        return False
 
     def _inside(self, point: Any) -> tuple[float, float]:
         at = self.box.mapSceneToView(point)

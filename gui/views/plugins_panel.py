@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from ..models.rig import Plugin
@@ -37,8 +38,6 @@ class PluginCard(QFrame):
         top.addWidget(self.badge)
         top.addStretch(1)
         top.addWidget(self.revision)
-        top.addWidget(self.toggle)
-        top.addWidget(self.reload)
         column = QVBoxLayout(self)
         column.setContentsMargins(8, 6, 8, 8)
         column.setSpacing(6)
@@ -47,6 +46,12 @@ class PluginCard(QFrame):
         self.form = ParameterForm(plugin.schema, plugin.values)
         self._schema = plugin.schema
         column.addWidget(self.form)
+        buttons = QHBoxLayout()
+        buttons.setSpacing(6)
+        buttons.addStretch(1)
+        buttons.addWidget(self.toggle)
+        buttons.addWidget(self.reload)
+        column.addLayout(buttons)
         self._column = column
         self.form.changed.connect(self._changed)
         self.toggle.clicked.connect(lambda: self._station.enable(self.plugin, not self.plugin.enabled))
@@ -85,6 +90,7 @@ class PluginsPanel(QScrollArea):
         self.cards: dict[str, PluginCard] = {}
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setAccessibleName("Plug-ins")
         inside = QWidget()
         self._column = QVBoxLayout(inside)

@@ -6,8 +6,9 @@ Everything else follows the system, light or dark.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from PySide6.QtCore import QPointF, QRectF, Qt
+from PySide6.QtCore import QPointF, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QFont, QIcon, QPainter, QPen, QPixmap, QPolygonF
 from PySide6.QtWidgets import QApplication, QLabel, QSizePolicy, QWidget
 
@@ -111,50 +112,89 @@ class BadgeLabel(QWidget):
 
     def __init__(self, name: str, *, large: bool = False) -> None:
         super().__init__()
-        from PySide6.QtWidgets import QHBoxLayout
-
-        self._shown: tuple[str, str] | None = None
-        self._large = large
-        self._icon, self._text = QLabel(), QLabel()
+        self._badge, self._word, self._large = BADGES[""], "", large
         font = QFont(QApplication.font())
         font.setBold(True)
         if large:
             font.setPointSizeF(font.pointSizeF() * 1.35)
-        self._text.setFont(font)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(10, 4 if not large else 7, 12, 4 if not large else 7)
-        row.setSpacing(7)
-        row.addWidget(self._icon)
-        row.addWidget(self._text)
-        self.setAttribute(Qt.WidgetAttribute.WA_StyledBackground)
-        self.setSizePolicy(QSizePolicy.Policy.Maximum, QSizePolicy.Policy.Fixed)
+        self.setFont(font)
+        self._icon = shape(self._badge.shape, self._badge.text)
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
         self.setAccessibleName(name)
-        self._name = name
 
     def show_badge(self, kind: str, text: str, tip: str = "") -> None:
         """Show a kind of BADGES with a text."""
         if tip != self.toolTip():
             self.setToolTip(tip)
-        if self._shown == (kind, text):
-            return
-        self._shown = (kind, text)
         badge = BADGES.get(kind, BADGES[""])
-        self._icon.setPixmap(shape(badge.shape, badge.text, 22 if self._large else 16))
-        self._text.setText(text)
-        self.setStyleSheet(
-            f"BadgeLabel {{ background: {badge.background}; border-radius: 4px; }} QLabel {{ color: {badge.text}; }}"
-        )
+        if (self._badge, self._word) == (badge, text):
+            return
+        self._badge, self._word = badge, text
+        self._icon = shape(badge.shape, badge.text, self._icon_size())
         self.setAccessibleDescription(text)
+        self.updateGeometry()
+        self.update()
+
+    def _icon_size(self) -> int:
+        return 22 if self._large else 16
+
+    def sizeHint(self) -> QSize:
+        """Return what icon, word and margins need."""
+        text = self.fontMetrics().size(0, self._word)
+        height = max(text.height(), self._icon_size()) + (14 if self._large else 8)
+        return QSize(10 + self._icon_size() + 7 + text.width() + 12, height)
+
+    def paintEvent(self, event: Any) -> None:
+        """Draw it without a style sheet, which a change of state would have to polish again."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(self._badge.background))
+        painter.drawRoundedRect(QRectF(self.rect()), 4, 4)
+        size = self._icon_size()
+        painter.drawPixmap(10, (self.height() - size) // 2, self._icon)
+        painter.setPen(QColor(self._badge.text))
+        box = QRectF(10 + size + 7, 0, self.width(), self.height())
+        painter.drawText(box, Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter, self._word)
 
     @property
     def text(self) -> str:
         """What it says."""
-        return self._text.text()
+        return self._word
 
 
-def small(text: str = "") -> QLabel:
-    """Return a quiet label for explanations, in the system's own size."""
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    return label
+class ElidedLabel(QLabel):
+    """A line that gives way: what does not fit ends in dots and is in the tool tip."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._whole = ""
+        self.setAccessibleName(name)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        self.setMinimumWidth(40)
+
+    def say(self, text: str) -> None:
+        """Show a text."""
+        if text != self._whole:
+            self._whole = text
+            self.setAccessibleDescription(text)
+            self._fit()
+
+    @property
+    def whole(self) -> str:
+        """The whole text."""
+        return self._whole
+
+    def sizeHint(self) -> QSize:
+        """Return what the whole text needs."""
+        return QSize(self.fontMetrics().horizontalAdvance(self._whole) + 4, super().sizeHint().height())
+
+    def resizeEvent(self, event: Any) -> None:
+        """Fit again."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        shown = self.fontMetrics().elidedText(self._whole, Qt.TextElideMode.ElideRight, self.width())
+        self.setText(shown)
+        self.setToolTip(self._whole if shown != self._whole else "")

@@ -32,6 +32,7 @@ from .stop_button import STOP_KEY
 from .topics_table import TopicsTable
 
 FRAME_MS, SLOW_MS = 16, 200
+REFUSALS = "Re&fusals"
 SHORTCUTS = (
     (STOP_KEY, "STOP: the instrument goes to its safe state"),
     ("F5", "run the chosen plan"),
@@ -108,22 +109,18 @@ class Window(QMainWindow):
             self._dock(title, widget, side) for title, widget in (("Plan", self.plan), ("Plug-ins", self.plugins))
         ]
         self.splitDockWidget(docks[0], docks[1], Qt.Orientation.Vertical)
-        feet = [
-            self._dock(title, widget, foot)
-            for title, widget in (
-                ("Topics", self.topics),
-                ("Aberrations", self.aberrations),
-                ("Refusals", self.refusals),
-                ("Log", self.log),
-            )
-        ]
-        for dock in feet[1:]:
-            self.tabifyDockWidget(feet[0], dock)
-        feet[0].raise_()
-        self._feet = feet
+        self.tables = QTabWidget()
+        self.tables.setDocumentMode(True)
+        self.tables.addTab(self.topics, "&Topics")
+        self.tables.addTab(self.aberrations, "A&berrations")
+        self.tables.addTab(self.refusals, REFUSALS)
+        self.tables.addTab(self.log, "&Log")
+        bottom = self._dock("Tables", self.tables, foot)
+        bottom.setTitleBarWidget(QWidget())  # the tabs say it already
         self.setCorner(Qt.Corner.BottomRightCorner, side)
-        self.resizeDocks(feet[:1], [190], Qt.Orientation.Vertical)
-        self.resizeDocks(docks[:1], [340], Qt.Orientation.Horizontal)
+        self.resizeDocks([bottom], [190], Qt.Orientation.Vertical)
+        self.resizeDocks(docks, [300, 400], Qt.Orientation.Vertical)
+        self.resizeDocks(docks[:1], [320], Qt.Orientation.Horizontal)
 
     def _dock(self, title: str, widget: QWidget, area: Qt.DockWidgetArea) -> QDockWidget:
         dock = QDockWidget(title, self)
@@ -144,17 +141,15 @@ class Window(QMainWindow):
             "Ctrl+0": self.fit_pictures,
             "Ctrl+E": self.map.contrast.take_once,
             "Ctrl+L": self.pattern.log.toggle,
-            "Ctrl+F": lambda: self._go_to("Log", self.log.filter),
-            "Ctrl+N": lambda: self._go_to("Log", self.log.note),
+            "Ctrl+F": lambda: self._go_to_log(self.log.filter),
+            "Ctrl+N": lambda: self._go_to_log(self.log.note),
             "F1": self.show_shortcuts,
         }
         for keys, action in actions.items():
             QShortcut(QKeySequence(keys), self, activated=action)  # type: ignore[call-overload]
 
-    def _go_to(self, dock: str, widget: QWidget) -> None:
-        for each in self._feet:
-            if each.objectName() == dock:
-                each.raise_()
+    def _go_to_log(self, widget: QWidget) -> None:
+        self.tables.setCurrentWidget(self.log)
         widget.setFocus()
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
@@ -194,7 +189,8 @@ class Window(QMainWindow):
             if panel.isVisible():
                 panel.refresh()
         refused = self.station.journal.refused
-        self._feet[2].setWindowTitle(f"Refusals ({refused})" if refused else "Refusals")
+        at = self.tables.indexOf(self.refusals)
+        self.tables.setTabText(at, f"{REFUSALS} ({refused})" if refused else REFUSALS)
 
     # --- layout -----------------------------------------------------------------------------------------
 

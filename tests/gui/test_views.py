@@ -1,0 +1,286 @@
+"""The window offscreen, on a rig that is on the real bus but not there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from probeloop.gui.models.levels import Levels
+from probeloop.gui.models.rig import PlanState
+from probeloop.gui.models.stop import StopResult
+from probeloop.gui.views.overlay import round_length, scene_unit
+from probeloop.gui.views.parameter_form import ParameterForm
+from probeloop.gui.views.picture_view import COLOUR_MAPS, colour_table
+from probeloop.gui.views.plan_panel import words
+from probeloop.gui.views.stop_panel import StopPanel
+from probeloop.gui.views.style import BADGES, STOP, contrast
+from probeloop.gui.views.window import SHORTCUTS, Window
+from PySide6.QtCore import QObject, Qt, Signal
+from PySide6.QtWidgets import QAbstractButton, QComboBox, QLabel, QLineEdit
+
+from probeloop.data import control
+from probeloop.data.commands import MoveProbe
+
+
+@pytest.fixture
+def window(qtbot: Any, station: Any) -> Iterator[Window]:
+    from probeloop.gui.app import set_up_pictures
+
+    set_up_pictures()
+    made = Window(station)
+    qtbot.addWidget(made)
+    made.show()
+    yield made
+    made.close()
+
+
+def ready(qtbot: Any, window: Window, fake: Any) -> None:
+    qtbot.waitUntil(lambda: len(window.station.feed.rows) == 2 and bool(window.station.rig.plugins), timeout=5000)
+    fake.scan()
+    qtbot.waitUntil(lambda: window.map.paints > 0 and window.pattern.paints > 0, timeout=5000)
+    qtbot.waitUntil(lambda: window.pattern.annulus is not None, timeout=5000)
+
+
+def test_the_map_is_drawn_with_missing_pixels_showing_the_ground(qtbot: Any, window: Window, fake: Any) -> None:
+    qtbot.waitUntil(lambda: len(window.station.feed.rows) == 2, timeout=5000)
+    fake.begin()
+    for _ in range(fake.n // 2):
+        fake.line()
+    qtbot.waitUntil(lambda: window.map.paints > 0, timeout=5000)
+    qtbot.wait(100)
+    drawn = window.map.picture.image.image
+    assert np.isfinite(drawn[0]).all()
+    assert np.isnan(drawn[-1]).all()
+    picture = window.map.picture
+    colour = picture.grab().toImage().pixelColor(picture.width() // 2, picture.height() * 3 // 4)
+    assert colour.blue() > colour.red() + 15, "gray maps hold no such colour"
+    window.refresh_slowly()
+    assert "50% measured" in window.map.about.whole
+    assert "100 pm/px" in window.map.about.whole
+
+
+def test_dragging_a_ring_changes_cells_already_scanned(qtbot: Any, window: Window, fake: Any) -> None:
+    ready(qtbot, window, fake)
+    live = window.map.live
+    assert live is not None
+    before, begun = np.array(live.data), time.monotonic()
+    ring = window.pattern.outer
+    for size in np.linspace(ring.radius * 2, ring.radius * 2.8, 10):
+        ring.scale(size / ring.size()[0], center=(0.5, 0.5))
+        qtbot.wait(10)
+    qtbot.waitUntil(lambda: fake.parameters["outer"] == pytest.approx(280, rel=0.01), timeout=2000)
+    qtbot.waitUntil(lambda: bool((live.data != before).mean() > 0.9), timeout=2000)
+    assert time.monotonic() - begun < 2.0
+    assert fake.parameters["inner"] == pytest.approx(60, rel=0.01)
+
+
+def test_the_inner_ring_can_not_pass_the_outer_one(qtbot: Any, window: Window, fake: Any) -> None:
+    ready(qtbot, window, fake)
+    window.pattern.inner.scale(10.0, center=(0.5, 0.5))
+    qtbot.waitUntil(lambda: fake.parameters["inner"] > 100, timeout=2000)
+    assert fake.parameters["inner"] < fake.parameters["outer"]
+
+
+def test_stop_by_its_key_while_a_text_field_has_the_focus(qtbot: Any, window: Window, fake: Any) -> None:
+    ready(qtbot, window, fake)
+    window.log.filter.setFocus()
+    qtbot.keyClick(window.log.filter, Qt.Key.Key_F12)
+    qtbot.waitUntil(lambda: window.station.stopping.result is not None, timeout=2000)
+    result = window.station.stopping.result
+    assert result is not None
+    assert result.confirmed
+    assert result.latency_ns < 100e6
+    qtbot.waitUntil(lambda: window.banner.state.text == "STOPPED", timeout=2000)
+    assert window.banner.rearm.isVisible()
+    assert not window.plan.run.isEnabled()
+
+
+def test_the_stop_button_acts_when_pressed_not_when_let_go(qtbot: Any, window: Window, fake: Any) -> None:
+    qtbot.waitUntil(lambda: bool(window.station.rig.origin), timeout=5000)
+    qtbot.mousePress(window.banner.stop, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: fake.stopped_ns > 0, timeout=2000)
+
+
+def test_the_stop_window_says_what_came_of_it(qtbot: Any) -> None:
+    class Door:
+        busy, result, pressed = False, None, 0
+
+        def press(self) -> None:
+            self.pressed += 1
+            self.result = StopResult(True, "stopped, confirmed after 4 ms", 4_000_000)
+
+    door = Door()
+    panel = StopPanel("demo", door)  # type: ignore[arg-type]
+    qtbot.addWidget(panel)
+    assert panel.windowFlags() & Qt.WindowType.WindowStaysOnTopHint
+    qtbot.keyClick(panel, Qt.Key.Key_F12)
+    panel.refresh()
+    assert (door.pressed, panel.said.text()) == (1, "stopped, confirmed after 4 ms")
+    qtbot.mousePress(panel.button, Qt.MouseButton.LeftButton)
+    assert door.pressed == 2
+
+
+def test_the_banner_says_simulated_and_shows_record_and_dose(qtbot: Any, window: Window, fake: Any) -> None:
+    qtbot.waitUntil(lambda: window.banner.origin.text == "SIMULATED", timeout=5000)
+    qtbot.waitUntil(lambda: window.banner.recording.text == "REC", timeout=5000)
+    assert window.banner.dose.text() == "dose 2.4 × 10⁶ e est., 76% left\nmax 30 e/Å²"
+
+
+@pytest.mark.parametrize("name", [*BADGES, "STOP"])
+def test_every_badge_can_be_read(name: str) -> None:
+    badge = STOP if name == "STOP" else BADGES[name]
+    assert contrast(badge.background, badge.text) >= 4.5
+
+
+def test_states_differ_by_shape_and_word_not_by_colour_alone() -> None:
+    states = ["live", "ready", "settling", "paused", "stale", "gone", "stopped"]
+    assert len({BADGES[name].shape for name in states}) == len(states)
+
+
+def test_stop_is_not_red_on_yellow() -> None:
+    assert STOP.background not in ("#ff0000", "#ffff00")
+    assert STOP.shape == "square"
+
+
+@pytest.mark.parametrize(("most", "length"), [(7.3, 5), (2, 2), (1.99, 1), (0.0301, 0.02), (999, 500)])
+def test_a_scale_bar_is_a_round_length(most: float, length: float) -> None:
+    assert round_length(most) == pytest.approx(length)
+
+
+@pytest.mark.parametrize(
+    ("width", "units", "unit"), [(1.2e-8, "m", "nm"), (3e-6, "m", "µm"), (0.2, "rad", "mrad"), (64, "px", "px")]
+)
+def test_pictures_are_drawn_in_a_handy_unit(width: float, units: str, unit: str) -> None:
+    assert scene_unit(width, units)[1] == unit
+
+
+def test_the_scale_bar_follows_the_zoom(qtbot: Any, window: Window, fake: Any) -> None:
+    ready(qtbot, window, fake)
+    bar, box = window.map.picture.scale_bar, window.map.picture.box
+    wide = bar.text
+    box.scaleBy((0.2, 0.2))
+    assert bar.text != wide
+    value, unit = bar.text.split()
+    assert unit == "nm"
+    assert float(value) == pytest.approx(bar.length_px * box.viewPixelSize()[0])
+
+
+def test_the_gate_s_refusals_are_in_their_table_and_counted_on_its_tab(qtbot: Any, window: Window, fake: Any) -> None:
+    qtbot.waitUntil(lambda: len(window.station.feed.rows) == 2, timeout=5000)
+    fake.say(control.Verdict(id=1, command=MoveProbe((8e-8, 0.0)), holder="experiment", epoch=1, accepted=False,
+                             reason="too far", limit="max_step", allowed="20 nm"))  # fmt: skip
+    qtbot.waitUntil(lambda: window.station.journal.refused == 1, timeout=2000)
+    window.tables.setCurrentWidget(window.refusals)
+    window.refresh_slowly()
+    cells = [window.refusals.item(0, i).text() for i in range(1, 6)]
+    assert cells == ["MoveProbe at (80 nm, 0 m)", "experiment", "too far", "max_step", "20 nm"]
+    assert "(1)" in window.tables.tabText(2)
+
+
+def test_knob_and_measurement_have_columns_of_their_own(qtbot: Any, window: Window) -> None:
+    qtbot.waitUntil(lambda: "C30" in window.station.rig.knobs, timeout=5000)
+    window.aberrations.refresh()
+    rows = [[window.aberrations.item(y, x).text() for x in range(3)] for y in range(window.aberrations.rowCount())]
+    assert rows[0] == ["C10", "12 nm", "not measured"]
+    assert ["C30", "uncalibrated", "not measured"] in rows
+
+
+def test_a_form_shows_units_refuses_in_words_and_sends_one_change(qtbot: Any) -> None:
+    fields = {
+        "inner": {"type": "number", "minimum": 0, "maximum": 9, "unit": "mrad"},
+        "order": {"enum": ["a", "b"]},
+        "n": {"type": "integer", "minimum": 1, "maximum": 5},
+    }
+    schema = {"properties": fields}
+    form = ParameterForm(schema, {"inner": 2.0, "order": "b", "n": 3})
+    qtbot.addWidget(form)
+    assert form.values() == {"inner": 2.0, "order": "b", "n": 3}
+    line = form.findChild(QLineEdit, "")
+    assert line is not None
+    assert "0 ≤ number ≤ 9 mrad" in line.toolTip()
+    sent: list[dict[str, Any]] = []
+    form.changed.connect(sent.append)
+    line.setFocus()
+    line.selectAll()
+    qtbot.keyClicks(line, "12")
+    line.setModified(True)
+    qtbot.keyClick(line, Qt.Key.Key_Return)
+    assert sent == []
+    assert "allowed: 0 ≤ number ≤ 9 mrad" in form.problem.text()
+    line.selectAll()
+    qtbot.keyClicks(line, "4.5")
+    qtbot.keyClick(line, Qt.Key.Key_Return)
+    assert sent == [{"inner": 4.5}]
+
+
+def test_a_plan_is_run_with_the_form_s_values(qtbot: Any, window: Window, fake: Any) -> None:
+    qtbot.waitUntil(lambda: window.plan.plan.count() == 2, timeout=5000)
+    window.plan.plan.setCurrentText("explore")
+    window.plan.seed.setText("7")
+    qtbot.mouseClick(window.plan.run, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: any(isinstance(r, control.Run) for r in fake.requests), timeout=2000)
+    run = next(r for r in fake.requests if isinstance(r, control.Run))
+    assert run == control.Run("explore", {"order": "random", "count": 100, "dwell_time": 1.0, "save": True}, 7)
+    qtbot.waitUntil(lambda: window.plan.abort.isEnabled() and not window.plan.run.isEnabled(), timeout=2000)
+
+
+def test_progress_is_told_in_words() -> None:
+    assert (
+        words(PlanState("explore", "running", 0.5, 1.0, 42.0, "50 of 100"))
+        == "explore: running, 42 s left. 50 of 100"
+    )
+    assert words(PlanState("explore", "failed", reason="no contrast")) == "explore: failed. no contrast"
+    assert words(PlanState()) == "no plan ran yet"
+
+
+def test_the_layout_comes_back(qtbot: Any, window: Window, station: Any) -> None:
+    window.map.contrast.set_colours("viridis")
+    window.pattern.log.setChecked(False)
+    window.save()
+    again = Window(station)
+    qtbot.addWidget(again)
+    assert again.map.contrast.colours.currentText() == "viridis"
+    assert not again.pattern.log.isChecked()
+    again.save = lambda: None  # type: ignore[method-assign]
+    again.close()
+
+
+def test_everything_one_can_use_has_a_name_and_the_keys_are_listed(window: Window) -> None:
+    for kind in (QComboBox, QLineEdit):
+        nameless = [w for w in window.findChildren(kind) if not w.accessibleName()]
+        assert [w for w in nameless if w.objectName() != "qt_spinbox_lineedit"] == []
+    silent = [b for b in window.findChildren(QAbstractButton) if not (b.text() or b.accessibleName() or b.toolTip())]
+    assert [b for b in silent if not b.objectName().startswith("qt_") and not isinstance(b.parent(), QLineEdit)] == []
+    assert all(isinstance(w.text(), str) for w in window.findChildren(QLabel))
+    assert SHORTCUTS[0][0] == "F12"
+
+
+@pytest.mark.parametrize("name", COLOUR_MAPS)
+def test_colour_maps_rise_in_brightness_so_that_anyone_can_read_them(name: str) -> None:
+    table = colour_table(name).astype(float)
+    brightness = table @ [0.2126, 0.7152, 0.0722]
+    assert table.shape == (256, 3)
+    assert (np.diff(brightness) > -0.6).all()
+    assert brightness[-1] - brightness[0] > 120
+
+
+def test_locked_levels_stay_when_the_picture_changes() -> None:
+    levels = Levels()
+    levels.set(1, 2)
+    levels.follow(np.full((8, 8), 50.0))
+    assert (levels.low, levels.high) == (1, 2)
+
+
+def test_emitting_a_bool_does_not_wear_out_true(qtbot: Any) -> None:
+    class Emitter(QObject):
+        said = Signal(bool)
+
+    emitter = Emitter()
+    before = sys.getrefcount(True)
+    for _ in range(5000):
+        emitter.said.emit(True)
+    assert abs(sys.getrefcount(True) - before) < 50
