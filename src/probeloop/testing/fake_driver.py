@@ -6,7 +6,7 @@ It checks nothing, so that what reaches it is what the gate let through.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ class FakeDriver:
 
     commands: what it declares (default: every verb there is); the verbs exist all the same. settling: by command
     name [s]. hang: verbs (or "frames") that block until `make_safe`, as broken hardware does.
+    watch: hears of every call.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class FakeDriver:
         self.clock: Clock = clock or VirtualClock(pace=None)
         self.calls: list[Call] = []
         self.hang = hang
+        self.watch: Callable[[Call], None] = lambda call: None
         self.hanging = threading.Event()
         self.safe_count = 0
         self._safe = threading.Event()
@@ -128,7 +130,9 @@ class FakeDriver:
         self.make_safe()
 
     def _record(self, verb: str, command: c.Command | None) -> None:
-        self.calls.append(Call(verb, command, self.clock.now_ns(), dict(self.values)))
+        call = Call(verb, command, self.clock.now_ns(), dict(self.values))
+        self.calls.append(call)
+        self.watch(call)
 
     def _do(self, verb: str, command: c.Command, **changes: Scalar) -> int:
         """Note the call, hang if told to, change the state, and say when it is settled."""
