@@ -103,6 +103,21 @@ def test_the_next_start_removes_what_killed_processes_left(rig_id: str, spawn: S
     assert files(rig_id) == []
 
 
+def test_a_start_removes_the_files_of_dead_rigs_and_no_others(rig_id: str, spawn: Spawn) -> None:
+    child = spawn("publish")
+    with Bus(rig_id + "other", "test") as other:
+        assert rig_prefix(rig_id) not in Bus.clean_other_rigs()  # it lives
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        assert files(rig_id)
+        found = Bus.clean_other_rigs()
+        assert rig_prefix(rig_id) in found
+        assert other.prefix not in found
+        assert files(rig_id) == []
+        publisher = Publisher(other, "camera", 1 << 12)
+        publisher.close()
+
+
 def test_the_last_to_leave_removes_every_file(rig_id: str) -> None:
     with Bus(rig_id, "one") as one, Bus(rig_id, "two") as two:
         assert one.alive_nodes() == {one.node_id, two.node_id}

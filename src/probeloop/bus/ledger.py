@@ -52,7 +52,7 @@ class Ledger:
     Any thread may read and write words; claiming and releasing rows is serialised between threads and processes.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, create: bool = True) -> None:
         """Open (or create) the ledger at `path`; None = memory of this process.
 
         Raises SharedMemoryError when there is no room for its 128 KiB.
@@ -64,14 +64,14 @@ class Ledger:
             self._fd = -1
             self._memory: Any = bytearray(SIZE)
         else:
-            self._fd = self._open(path)
+            self._fd = self._open(path, os.O_CREAT if create else 0)
             self._memory = mmap.mmap(self._fd, SIZE)
         self._view = memoryview(self._memory)
         self._rows = np.frombuffer(self._memory, ROW)
 
     @staticmethod
-    def _open(path: Path) -> int:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    def _open(path: Path, create: int) -> int:
+        fd = os.open(path, os.O_RDWR | create | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
             if os.fstat(fd).st_size < SIZE:
                 if hasattr(os, "posix_fallocate"):
@@ -106,6 +106,17 @@ class Ledger:
                 self._depth -= 1
                 if self._depth == 0 and fcntl is not None and self._fd >= 0:
                     fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def try_lock(self) -> bool:
+        """Take the rig's lock until `close`; False when another process holds it or there are no locks."""
+        flock = getattr(fcntl, "flock", None)
+        if flock is None:
+            return False
+        try:
+            flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return self.current
 
     def clear(self) -> None:
         """Zero every row; only under the lock, when no other process of the rig lives."""

@@ -36,6 +36,11 @@ def rig_prefix(rig_id: str) -> str:
     return f"iox2_{word}_{hashlib.sha256(rig_id.encode()).hexdigest()[:8]}_"
 
 
+def _files(prefix: str) -> list[Path]:
+    services = Path(tempfile.gettempdir()) / "iceoryx2" / "services"
+    return [path for folder in (shared_memory_folder(), services) for path in folder.glob(f"{prefix}*")]
+
+
 class Bus:
     """The node of this process on the bus of one rig; one per process, a context manager.
 
@@ -100,14 +105,10 @@ class Bus:
         if self.alive_nodes():
             return
         self.ledger.clear()
-        for path in self._files():
+        for path in _files(self.prefix):
             if path != self.ledger.path:
                 path.unlink(missing_ok=True)
                 self._stale.append(path.name)
-
-    def _files(self) -> list[Path]:
-        services = Path(tempfile.gettempdir()) / "iceoryx2" / "services"
-        return [path for folder in (shared_memory_folder(), services) for path in folder.glob(f"{self.prefix}*")]
 
     def _states(self) -> list[Any]:
         try:
@@ -140,6 +141,31 @@ class Bus:
             for row in self.ledger.rows(CREDIT):
                 if node_of(row.words) not in alive:
                     self.ledger.release(row)
+        return found
+
+    @staticmethod
+    def clean_other_rigs() -> list[str]:
+        """Remove the files of rigs of which no process lives; return their prefixes. For the start of a rig.
+
+        A rig that is just starting holds its ledger's lock, one that lives has a node: both are left alone, and so
+        are files of other users.
+        """
+        found = []
+        for path in shared_memory_folder().glob("iox2_*_ledger"):
+            prefix = path.name.removesuffix("ledger")
+            config = iox2.config.default()
+            config.global_cfg.prefix = iox2.FileName.new(prefix)
+            with contextlib.suppress(OSError, BusError, iox2.NodeListFailure):
+                ledger = Ledger(path, create=False)
+                if ledger.try_lock():
+                    states = iox2.Node.list(iox2.ServiceType.Ipc, config)
+                    if all(isinstance(state, iox2.NodeState.Dead) for state in states):
+                        for state in states:
+                            state[0].try_remove_stale_resources()
+                        for file in _files(prefix):
+                            file.unlink(missing_ok=True)
+                        found.append(prefix)
+                ledger.close()
         return found
 
     def retry(self, make: Callable[[], T], what: str) -> T:
@@ -188,7 +214,7 @@ class Bus:
             del self.node
             last = not self.alive_nodes()
             if last:
-                for path in self._files():
+                for path in _files(self.prefix):
                     path.unlink(missing_ok=True)
         self.ledger.close()
 
