@@ -247,7 +247,14 @@ class Replay:
 
     def _settings(self, measured: Measured) -> dict[str, Any]:
         _, step = measured.grid()
-        told = {"file": self.path.name, "dataset": measured.name, "step_x": float(step[0]), "step_y": float(step[1])}
+        size = self.parameters.pixel_size
+        told = {
+            "file": str(self.path.resolve()),
+            "pixel_size": size,
+            "dataset": measured.name,
+            "step_x": float(step[0]),
+            "step_y": float(step[1]),
+        }
         return {**self.read_back(), **told}
 
     def _check_kind(self, command: AcquireSpectrum) -> None:

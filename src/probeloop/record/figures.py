@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ..data.units import display
 from .png import colour, data_url, levels, scale
 
-WIDTH = 300
+WIDTH = 250
 _INK, _FAINT, _ACCENT = "#1d2430", "#8a93a3", "#c8433a"
 
 
 def number(value: float, units: str) -> str:
     """Write a value for an axis: 3 digits, a prefix where the unit takes one."""
-    return html.escape(display(value, units, 3))
+    return html.escape(display(float(f"{value:.3g}"), units, 3))
 
 
 def picture(
@@ -50,7 +50,7 @@ def picture(
     body.append(_colour_bar(width + 12, height, low, high, units, name))
     shown = html.escape(title) + (f"<small>{html.escape(note)}</small>" if note else "")
     return (
-        f'<figure><svg viewBox="0 0 {width + 92} {height + 2}" width="{width + 92}" height="{height + 2}" '
+        f'<figure><svg viewBox="0 0 {width + 106} {height + 2}" width="{width + 106}" height="{height + 2}" '
         f'role="img" aria-label="{html.escape(title)}">{"".join(body)}</svg><figcaption>{shown}</figcaption></figure>'
     )
 
@@ -79,11 +79,15 @@ def _colour_bar(x: int, height: int, low: float, high: float, units: str, name: 
 def curves(x: NDArray[np.float64], ys: NDArray[Any], x_label: str, y_label: str, title: str, note: str = "") -> str:
     """Return curves (N, E) over x (E,): all of them faint, their median strong; a loop is drawn closed."""
     ys = np.asarray(ys, np.float64)
-    width, height, left, bottom = 440, 280, 62, 40
+    width, height, left, bottom = 350, 230, 62, 40
     finite = ys[np.isfinite(ys)]
     if not finite.size:
         return ""
-    (x0, x1), (y0, y1) = _padded(x), _padded(np.percentile(finite, (0.2, 99.8)))
+    power = 3 * math.floor(math.log10(float(np.abs(finite).max()) or 1.0) / 3)
+    if power not in (-3, 0):  # ticks of few digits: the power of ten goes to the label
+        ys, finite = ys / 10.0**power, finite / 10.0**power
+        y_label = y_label.replace("[", f"[1e{power} ") if "[" in y_label else f"{y_label} / 1e{power}"
+    (x0, x1), (y0, y1) = _padded(x), _padded(np.percentile(finite, (0.2, 99.8) if len(ys) > 3 else (0, 100)))
 
     def line(y: NDArray[Any], style: str) -> str:
         px = left + (x - x0) / (x1 - x0) * (width - left - 10)
@@ -102,6 +106,25 @@ def curves(x: NDArray[np.float64], ys: NDArray[Any], x_label: str, y_label: str,
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" width="{width}" height="{height}">{axes}{"".join(body)}</svg>'
         f"<figcaption>{shown}</figcaption></figure>"
+    )
+
+
+def loops(x: NDArray[np.float64], ys: NDArray[Any], x_label: str, y_label: str, title: str) -> str:
+    """Return five of many loops (N, E), from small to large area, each on its own scale."""
+    ys = np.asarray(ys, np.float64)
+    areas = np.abs(ys @ ((np.roll(x, -1) - np.roll(x, 1)) / 2))
+    order = np.argsort(np.nan_to_num(areas))
+    chosen = order[np.round(np.array([0.1, 0.35, 0.5, 0.7, 0.9]) * (len(order) - 1)).astype(int)]
+    return "".join(
+        curves(
+            x,
+            ys[i : i + 1],
+            x_label,
+            y_label,
+            f"{title} {i + 1}",
+            f"by its area number {rank} of {len(ys)}, the smallest first",
+        )
+        for i, rank in ((int(i), int(np.flatnonzero(order == i)[0]) + 1) for i in chosen)
     )
 
 

@@ -191,7 +191,7 @@ def _losses(tally: Tally, topics: list[RecordedTopic]) -> str:
         try:
             present = topic.present
             done = f"{int(present.sum()):,} of {present.size:,}" if topic.is_scan else f"{present.size:,}"
-            whole = "complete" if topic.complete else "not closed"
+            whole = "closed" if topic.complete else "not closed: its recorder was killed"
         except ProbeloopError as error:
             done, whole = "", str(error)
         which = str(topic.generation) if topic.is_scan else "points"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.errors import ProbeloopError
-from .figures import curves, picture
+from .figures import curves, loops, picture
 from .reader import RecordedTopic, Session
 
 _MOST_MAPS = 24
@@ -130,6 +130,8 @@ def _curves(record: RecordedTopic) -> str:
         x, label = axis.values(), f"{axis.name} [{axis.units or 'channel'}]"
     quantity = spec.channels[0].quantity if spec.channels else "intensity"
     shown = f"{quantity} [{spec.units}]" if spec.units else quantity
+    if "bias" in spec.aux and len(data) > 6:
+        return loops(x, data.real, label, shown, "loop")
     note = f"{len(data)} measured" + ("; the red one is their median" if len(data) > 3 else "")
     return curves(x, data.real, label, shown, record.topic.replace("_", " "), note)
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.control import Generation
 from ..data.errors import RecordError
 from ..data.units import to_si
 from .reader import RecordedTopic, Session
@@ -52,20 +53,24 @@ def verify_spectra(session: Path, file: Path, pixel_size: float = 0.0) -> Verdic
     return Verdict(spectra_measured=measured, spectra_equal=equal, cells=len(cells), file=file.name)
 
 
-def verify_session(session: Path, instrument: Mapping[str, Any], data: Path | None = None) -> dict[str, Any] | None:
-    """Return the verdict as plain data for a session of the replay, or None where there is nothing to compare.
+def verify_session(
+    session: Path, instrument: Mapping[str, Any] | None = None, data: Path | None = None
+) -> dict[str, Any] | None:
+    """Return the verdict as plain data for a recorded replay of HDF5 spectra; None where there is nothing to compare.
 
-    instrument: parameters of the rig's instrument. data: folder that a relative file is in.
+    Which file it was, the session's own events say; else the rig's `instrument` parameters, a relative one in `data`.
     """
-    named = instrument.get("file")
-    if not isinstance(named, str) or Path(named).suffix not in (".h5", ".hdf5") or not _points(Session(session)):
+    opened = Session(session)
+    if not _points(opened):
         return None
-    path = Path(named) if data is None or Path(named).is_absolute() else data / named
-    size = instrument.get("pixel_size", 0.0)
+    generations = (e for e in opened.events() if isinstance(e, Generation) and e.topic == "spectrum")
+    told = {**(instrument or {}), **next((dict(e.settings) for e in generations), {})}
+    file, size = told.get("file"), told.get("pixel_size", 0.0)
+    if not isinstance(file, str) or Path(file).suffix not in (".h5", ".hdf5"):
+        return None
     try:
-        made: dict[str, Any] = msgspec.to_builtins(
-            verify_spectra(session, path, to_si(size)[0] if isinstance(size, str) else size)
-        )
+        pixel_size = to_si(size)[0] if isinstance(size, str) else float(size or 0.0)
+        made: dict[str, Any] = msgspec.to_builtins(verify_spectra(session, (data or Path()) / file, pixel_size))
     except RecordError:
         return None
     return made
