@@ -30,18 +30,22 @@ def scan_area(info: InstrumentInfo, region: Region | None, shape: Shape | None) 
 
 def grid_area(info: InstrumentInfo, low: Position, high: Position) -> tuple[Region, Shape]:
     """Return the scan whose pixel centres are the scanner's places in the box from `low` to `high` [m]."""
-    sides = [_side(info.grid.origin[i], info.grid.step[i], low[i], high[i]) for i in (0, 1)]
-    (x, width, nx), (y, height, ny) = sides
-    return Region(x, y, width, height), (ny, nx)
+    most = MOST
+    while True:
+        sides = [_side(info.grid.origin[i], info.grid.step[i], low[i], high[i], most) for i in (0, 1)]
+        (x, width, nx), (y, height, ny) = sides
+        if nx * ny <= info.limits.max_scan_points or most == 1:
+            return Region(x, y, width, height), (ny, nx)
+        most //= 2
 
 
-def _side(origin: float, step: float, low: float, high: float) -> tuple[float, float, int]:
-    """Return centre, size [m] and number of pixels along one side."""
+def _side(origin: float, step: float, low: float, high: float, most: int) -> tuple[float, float, int]:
+    """Return centre, size [m] and number of pixels along one side; above `most`, every so many places one."""
     if step <= 0:
-        return (low + high) / 2, high - low, USUAL
+        return (low + high) / 2, high - low, min(USUAL, most)
     first = math.ceil((low - origin) / step - 1e-6)
     last = max(first, math.floor((high - origin) / step + 1e-6))
-    stride = 1 if last - first < MOST else -(-(last - first + 1) // USUAL)
+    stride = 1 if last - first < most else -(-(last - first + 1) // min(USUAL, most))
     n = (last - first + 1) // stride
     return origin + step * (first + (stride * n - 1) / 2), n * stride * step, n
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,9 @@ class ExperimentService:
             return Refused(error.message, "message", "a Request of data/control.py")
         except ProbeloopError as error:
             return Refused(error.message, "", error.next_move)
+        except Exception as error:  # a drop-in may raise anything while it is made; the process goes on
+            traceback.print_exc()
+            return Refused(f"{type(error).__name__}: {error}", "", "look at the experiment's log")
 
     def handle(self, request: Request) -> Reply:
         """Return the answer to a request; raises ProbeloopError for what can't be done."""

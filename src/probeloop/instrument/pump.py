@@ -171,7 +171,7 @@ class Pump:
     ) -> Delivery:
         spec, frames = acquisition.spec, acquisition.frames
         lines = Lines(spec, generation, self.report)
-        capacity = block_capacity(acquisition)
+        capacity = 1 if single else block_capacity(acquisition)
         first_index, first_valid_index, first_valid_ns, count = -1, -1, 0, 0
         flags, error, ended = BlockFlag.SCAN_BEGIN, "", False
         aborted = True
