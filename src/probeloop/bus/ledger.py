@@ -109,11 +109,10 @@ class Ledger:
 
     def try_lock(self) -> bool:
         """Take the rig's lock until `close`; False when another process holds it or there are no locks."""
-        flock = getattr(fcntl, "flock", None)
-        if flock is None:
+        if not hasattr(fcntl, "flock"):
             return False
         try:
-            flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False
         return self.current
