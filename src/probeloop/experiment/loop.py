@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from ..data.clock import Clock
-from ..data.commands import ACQUISITIONS, Command, MoveProbe, Read
+from ..data.commands import ACQUISITIONS, Blank, Command, MoveProbe, Read, Unblank
 from ..data.control import Accepted, Cause, Cost, Done, Event, Failed, Progress, Remark, Result, StateChange, Trace
 from ..data.driver import InstrumentInfo
 from ..data.errors import DriverError, PlanError, RefusedError
@@ -104,6 +104,7 @@ class Loop:
         self._start_ns = clock.now_ns()
         self._earlier = 0.0
         self._position: Position | None = None
+        self._beam_was_on = False
         self._seen: dict[str, Seen] = {}
         self._commands: dict[int, tuple[Command, Cost]] = {}
 
@@ -134,6 +135,8 @@ class Loop:
             self.budget.charge(command, answer.cost)
             if isinstance(answer.value, Result):
                 self._made_before[_place(answer.value)] = (command, answer.cost)
+            if isinstance(command, Blank | Unblank):
+                self._beam_was_on = isinstance(command, Unblank)
         self._earlier = elapsed
         self._start_ns = self._clock.now_ns()
 
@@ -142,6 +145,8 @@ class Loop:
         self._controls.hold()
         self.budget.at(self.elapsed())
         try:
+            if self._beam_was_on:
+                self._beam_on_again()
             match step:
                 case Submit():
                     return self._hand_over(step.command)
@@ -170,6 +175,12 @@ class Loop:
             return Answer(self._result(handed.value.id), ids=handed.ids, cost=handed.cost)
         except DriverError as error:
             return Answer(error=error, ids=handed.ids, cost=handed.cost)
+
+    def _beam_on_again(self) -> None:
+        """Undo what the gate did when the interrupted run fell silent: it took the beam off."""
+        self._beam_was_on = False
+        self._emit(Remark(text="the beam was on when the run was cut off: unblanks"))
+        self._result(self._submit(Unblank()).id)
 
     def _hand_over(self, command: Command) -> Answer:
         decided = self._clock.now_ns()
