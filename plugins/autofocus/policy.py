@@ -7,7 +7,7 @@ independent score, the dark field's normalised variance, is at its top there too
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -34,11 +34,12 @@ from probeloop.api import (
 )
 from probeloop.api import wavelength as electron_wavelength
 
-from .estimate import NOTHING, Disc, Estimate, close, contrast, far, spectra
+from .estimate import NOTHING, Disc, Estimate, Spectra, close, contrast, far, spectra
 from .transform import calibrated_disc
 
 KNOBS = ("C10", "C12a", "C12b")
 Asked = Generator[Any, Any, Any]
+Reading = Callable[[NDArray[Any]], tuple[float, ...]]
 
 
 class _Reading:
@@ -47,13 +48,18 @@ class _Reading:
     def __init__(self, disc: Disc, step: float, wavelength: float) -> None:
         self._disc, self._step, self._wavelength = disc, step, wavelength
 
+    def _spectra(self, values: NDArray[Any]) -> Spectra | None:
+        """Return None where the map is none of this disc."""
+        fits = values.ndim == 3 and values.shape[2] == self._disc.rows.size + 2
+        return spectra(values[..., :-2], self._step) if fits else None
+
 
 class FarReading(_Reading):
     """The coarse estimate as seven floats."""
 
     def __call__(self, values: NDArray[Any]) -> tuple[float, ...]:
         """Read a map."""
-        data = spectra(values[..., :-2], self._step)
+        data = self._spectra(values)
         return (NOTHING if data is None else far(data, self._disc)).flat()
 
 
@@ -62,8 +68,10 @@ class CloseReading(_Reading):
 
     def __call__(self, values: NDArray[Any]) -> tuple[float, ...]:
         """Read a map."""
-        data = spectra(values[..., :-2], self._step)
-        made = NOTHING if data is None else close(data, self._disc, self._wavelength)
+        data = self._spectra(values)
+        if data is None:
+            return (*NOTHING.flat(), 0.0, 1.0)
+        made = close(data, self._disc, self._wavelength)
         return (*made.flat(), *contrast(values[..., -2], values[..., -1]))
 
 
@@ -122,7 +130,7 @@ class Autofocus(Plan):
             raise PlanError(f"autofocus reads {topic}, which is not joined to it ({have} is)", "name it in the rig")
         missing = [name for name in KNOBS if name not in ctx.info.limits.knobs]
         if missing:
-            raise PlanError(f"the instrument has no knob {', '.join(missing)}", "autofocus needs C10, C12a and C12b")
+            raise Unfocused(f"the instrument has no knob {', '.join(missing)}")
         side = round(ctx.info.camera_pixels**0.5)
         calibrations = CalibrationSet(ctx.info.calibrations)
         disc = calibrated_disc(calibrations, (side, side), "autofocus")
@@ -182,7 +190,7 @@ class Autofocus(Plan):
             if value - other < 2 * np.hypot(sigma, other_sigma):
                 raise Unfocused(f"the dark field's contrast {value:.2g} is no better than {other:.2g} beside focus")
 
-    def _scan(self, step: float, topic: str, reading: _Reading, summary: dict[str, Any]) -> Asked:
+    def _scan(self, step: float, topic: str, reading: Reading, summary: dict[str, Any]) -> Asked:
         """Scan and return what `reading` makes of it."""
         p = self.parameters
         side = p.points * step * 1e-9

@@ -22,6 +22,7 @@ from probeloop.data.errors import CalibrationError, PlanError, RefusedError
 from probeloop.data.frame import FrameBlock, FrameBuffer
 from probeloop.data.scan import Region
 from probeloop.plugin.contract import Checkpoint, Context, PlanContext, Reduce
+from probeloop.testing.check_plan import check_plan
 
 LAMBDA = wavelength(200e3)
 SMALL: dict[str, Any] = {
@@ -238,6 +239,10 @@ def test_it_names_what_it_lacks() -> None:
     with pytest.raises(PlanError, match="bright_field_pixels"):
         next(plan().run(context(inputs=("haadf",))))
     info = column(carbon=0.0, tile=4).describe()
+    knobless = msgspec.structs.replace(info, limits=msgspec.structs.replace(info.limits, knobs={}))
+    with pytest.raises(StopIteration) as end:
+        next(plan().run(context(info=knobless)))
+    assert "no knob C10" in end.value.value["message"]
     bare = msgspec.structs.replace(info, calibrations=())
     with pytest.raises(StopIteration) as end:
         next(plan().run(context(info=bare)))
@@ -269,3 +274,8 @@ def test_the_transform_is_a_selection_of_pixels() -> None:
     np.testing.assert_array_equal(made[:, :-2], block.data[:, disc.rows, disc.columns])
     np.testing.assert_array_equal(made[:, -2], block.data[:, disc.dark].sum(axis=1))
     np.testing.assert_array_equal(made[:, -1], block.data.sum(axis=(1, 2)))
+
+
+def test_it_keeps_the_contract_of_a_plan_on_a_column() -> None:
+    """Killed after every step and begun anew; the answers are maps of something that is no image."""
+    assert check_plan(Autofocus, info=column(carbon=0.0, tile=4).describe()) == []
