@@ -131,7 +131,8 @@ class Replay:
         run = _Run(order, cells, true, np.tile(repeat, command.frames), shape, period, flyback)
         run.repeat[shape[0] * shape[1] :] = True
         frames = self._lines(run, scanned, channels if scanned.kind == "maps" else None, self._begin())
-        return Acquisition(self._topic, spec, frames, self.clock.now_ns(), period, self._settings(scanned))
+        on_host = round(period / (self.clock.pace or 1e9))  # blocks are sized by the time of who waits for them
+        return Acquisition(self._topic, spec, frames, self.clock.now_ns(), on_host, self._settings(scanned))
 
     def acquire_spectrum(self, command: AcquireSpectrum) -> Acquisition:
         """Return what was measured at the nearest place, bit for bit; a second visit is flagged."""

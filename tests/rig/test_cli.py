@@ -31,7 +31,7 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
 
 
 def test_an_unknown_rig_lists_the_shipped_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "demo-stem" in fails(capsys, "run", "no-such-rig", "--headless")
+    assert "stem" in fails(capsys, "run", "no-such-rig", "--headless")
 
 
 def test_faults_of_a_rig_come_one_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +44,9 @@ def test_faults_of_a_rig_come_one_a_line(tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "s").exists()
 
 
-def test_an_unknown_plug_in_is_named_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_plug_in_is_named_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rig = tmp_path / "r.toml"
     rig.write_text('schema = 1\nname = "r"\n[instrument]\nuse = "stem"\n[plugins.p]\nuse = "annular_detektor"\n')
     told = fails(capsys, "run", str(rig), "--headless", "--record", str(tmp_path / "s"))
@@ -54,7 +56,7 @@ def test_an_unknown_plug_in_is_named_before_anything_starts(tmp_path: Path, caps
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    told = fails(capsys, "run", "demo-stem", "--headless", "--record", str(tmp_path / "file" / "s"))
+    told = fails(capsys, "run", "stem", "--headless", "--record", str(tmp_path / "file" / "s"))
     assert "--record DIR" in told
 
 

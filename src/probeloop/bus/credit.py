@@ -11,10 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import iceoryx2 as iox2
-
 from .ledger import CREDIT, TOPIC, Row
-from .node import Bus, node_of, store_node
+from .node import Bus, node_of, store_node, timed_wait
 
 JOINS, WAITING = 1, 2
 _LOOK_AGAIN_S = 0.05
@@ -127,7 +125,7 @@ class CreditBook:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                self._listener.timed_wait(iox2.Duration.from_secs_f64(min(left, _LOOK_AGAIN_S)))
+                timed_wait(self._listener, min(left, _LOOK_AGAIN_S))
                 meanwhile()
                 if not self._look():
                     self.drop_dead()

@@ -9,9 +9,7 @@ import time
 from collections import deque
 from typing import Any
 
-import iceoryx2 as iox2
-
-from .node import Bus
+from .node import Bus, timed_wait
 from .topic import (
     EVENT_BYTES,
     EVENT_DEPTH,
@@ -81,7 +79,7 @@ class EventReader:
         events = self._drain()
         deadline = time.monotonic() + timeout_s
         while not events and (left := deadline - time.monotonic()) > 0:
-            self.listener.timed_wait(iox2.Duration.from_secs_f64(min(left, _SLICE_S)))
+            timed_wait(self.listener, min(left, _SLICE_S))
             events = self._drain()
         return events
 
@@ -142,7 +140,7 @@ class Bell:
         """Wait for a ring [s]; False after `timeout_s`."""
         if self.pending():
             return True
-        return bool(self.listener.timed_wait(iox2.Duration.from_secs_f64(timeout_s)))
+        return timed_wait(self.listener, timeout_s)
 
     def close(self) -> None:
         """Let go of it; harmless when closed already."""

@@ -233,3 +233,13 @@ def node_of(words: memoryview) -> int:
 def store_node(words: memoryview, node_id: int) -> None:
     """Write a node id (96 bits) into words 1 and 2 of a ledger row."""
     words[1], words[2] = node_id & ((1 << 62) - 1), node_id >> 62
+
+
+def timed_wait(listener: Any, seconds: float) -> bool:
+    """Wait for an event; True when there was one. A signal (Ctrl-C, SIGTERM) ends the wait early and is no error."""
+    try:
+        return bool(listener.timed_wait(iox2.Duration.from_secs_f64(seconds)))
+    except iox2.ListenerWaitError as error:
+        if "InterruptSignal" in str(error):
+            return False
+        raise BusError(f"waiting on the bus failed: {error}", "restart the rig") from error

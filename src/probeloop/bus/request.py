@@ -11,7 +11,7 @@ from typing import Any
 import iceoryx2 as iox2
 
 from ..data.errors import BusError
-from .node import Bus
+from .node import Bus, timed_wait
 
 _BODY_BYTES = 4096
 _CLIENTS = 32
@@ -157,7 +157,7 @@ class Client:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise BusError(f"{self.service!r} did not answer within {timeout_s:g} s", "is that process hung?")
-                self._listener.timed_wait(iox2.Duration.from_secs_f64(min(left, _SLICE_S)))
+                timed_wait(self._listener, min(left, _SLICE_S))
         finally:
             answer.delete()
 

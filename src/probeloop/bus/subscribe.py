@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import iceoryx2 as iox2
 import msgspec
 
 from ..data.axes import StreamSpec
@@ -16,7 +15,7 @@ from ..data.frame import LAYOUT, FrameBlock
 from .credit import ReaderCredit
 from .header import FLAGS, HEADER, HeaderMemory, Layout, lay_out
 from .ledger import TOPIC
-from .node import Bus
+from .node import Bus, timed_wait
 from .publish import ANNOUNCED, JOINS, NEXT_INDEX
 from .stats import ReaderStats
 from .topic import STANDARD_DEPTHS, Announcement, data_service, read_bytes, size_class, spec_service
@@ -152,7 +151,7 @@ class Subscriber:
             return block
         deadline = time.monotonic() + timeout_s
         while block is None and (left := deadline - time.monotonic()) > 0:
-            self.listener.timed_wait(iox2.Duration.from_secs_f64(min(left, _SLICE_S)))
+            timed_wait(self.listener, min(left, _SLICE_S))
             block = self._next()
         return block
 

@@ -76,9 +76,9 @@ class Acquisition:
     """A measurement the hardware has accepted.
 
     topic, spec: where its frames go and what they are. t_settled_ns: on the instrument's clock; frames exposed
-    before it are flagged SETTLING. frame_period_ns: for the pump to size its blocks. frames: a primed-by-`next`
-    generator: `n = frames.send(buffer)` fills rows [0, n) of the buffer, n >= 1, and raises StopIteration at the
-    end; `frames.close()` aborts it.
+    before it are flagged SETTLING. frame_period_ns: on the host's clock, for the pump to size its blocks; 0 =
+    unknown. frames: a primed-by-`next` generator: `n = frames.send(buffer)` fills rows [0, n) of the buffer, n >= 1,
+    and raises StopIteration at the end; `frames.close()` aborts it.
     """
 
     topic: str

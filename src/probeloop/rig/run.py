@@ -86,7 +86,7 @@ def _rig(options: argparse.Namespace) -> Rig:
         values["plan"] = plans
 
     if options.command != "replay":
-        return load(f"demo-{options.what}" if options.command == "demo" else options.rig, options.set, change)
+        return load(options.what if options.command == "demo" else options.rig, options.set, change)
     folder = Path(options.session)
     if not folder.is_dir():
         raise SourceError(f"no session {folder}", "give the folder of a session")
