@@ -266,7 +266,7 @@ class Pump:
         """Flag what was exposed too early, charge what the driver did not; return the first valid row or -1."""
         early = buffer.time_ns[:n] < max(settled_ns, acquisition.t_settled_ns)
         if early.any():
-            buffer.flags[:n][early] |= FrameFlag.SETTLING
+            buffer.flags[:n][early] |= int(FrameFlag.SETTLING)
         if not buffer.dose[:n].any():
             exposure = acquisition.spec.exposure_ns or acquisition.frame_period_ns
             buffer.dose[:n] = self.electrons_per_ns() * exposure
