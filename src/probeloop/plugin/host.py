@@ -193,15 +193,23 @@ class Host:
         """Return the instance's state as plain data, and the JSON Schema of its parameters."""
         stats = self.reader.stats if self.reader is not None else None
         return {
-            "use": self.instance.use, "kind": kind_of(type(self.plugin)), "state": self.state, "reason": self.reason,
-            "enabled": self.enabled, "revision": self.revision, "parameters": to_mapping(self.plugin.parameters),
-            "input": list(self.instance.input), "source_hash": self.source_hash, "warnings": list(self.warnings),
+            "use": self.instance.use, "kind": kind_of(type(self.plugin)), "enabled": self.enabled,
+            "state": self.state, "reason": self.reason, "warnings": list(self.warnings),
+            "parameters": to_mapping(self.plugin.parameters), "chosen": self.chosen(), "revision": self.revision,
+            "input": list(self.instance.input), "source_hash": self.source_hash,
             "outputs": {name: output.spec.name for name, output in self.outputs.items()},
             "topics": [output.spec.name for output in self.outputs.values()],
             "frames": self.frames, "blocks": self.work.blocks, "lost": stats.lost if stats else self._lost,
             "block_ms": self.work.median_ns / 1e6, "summary": (type(self.plugin).__doc__ or "").partition("\n")[0],
             "schema": form_schema(type(self.plugin).Parameters),
         }  # fmt: skip
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the parameters that are not the default: these outlive a new source."""
+        fresh: Any = type(self.plugin).Parameters()
+        default = to_mapping(fresh)
+        now = to_mapping(self.plugin.parameters)
+        return {name: value for name, value in now.items() if value != default.get(name)}
 
     def close(self) -> None:
         """Leave the bus."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from .. import discover
 from ..bus.node import Bus
+from ..data.clock import Clock, MonotonicClock
 from ..data.control import Accepted, Event, Refused, Remark, Reply, Revision, StateChange
 from .backoff import Restarts
 from .instance import PluginInstance
 from .reload import SourceWatch
-from .watchdog import Family, fault
+from .watchdog import Family, collect, fault
 
 RELOAD_S = 60.0
 Auto = Callable[[discover.Found], PluginInstance | None]
@@ -46,7 +48,7 @@ class _Member:
     instances: dict[str, PluginInstance]
     process: Process | None = None
     family: Family | None = None
-    due: float = 0.0
+    due_ns: int = 0
     off: bool = False
     blamed: str = ""
     hashes: dict[str, str] = field(default_factory=dict)
@@ -74,15 +76,23 @@ class PluginKeeper:
     """
 
     def __init__(
-        self, bus: Bus, spawn: Spawn, *, folders: Iterable[str | Path] = (), auto: Auto | None = None
+        self,
+        bus: Bus,
+        spawn: Spawn,
+        *,
+        folders: Iterable[str | Path] = (),
+        auto: Auto | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.bus, self._spawn, self._auto = bus, spawn, auto
         self.folders = tuple(str(folder) for folder in folders)
         self._members: dict[str, _Member] = {}
         self._candidates: dict[str, _Candidate] = {}
-        self._restarts = Restarts()
+        self._clock = clock or MonotonicClock()
+        self._restarts = Restarts(self._clock)
         self._watch = SourceWatch(self.folders)
         self._again: dict[str, str] = {}
+        self._began: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {}
         self._count = 0
 
     # --- what the supervisor calls ---
@@ -115,9 +125,7 @@ class PluginKeeper:
             return
         old = member.instances[instance]
         if isinstance(event, Revision):
-            member.instances[instance] = msgspec.structs.replace(
-                old, parameters=dict(event.values), spelled=False, revision=event.revision
-            )
+            self._remember(member, old, event)
         elif event.state == "failed":
             member.blamed = event.reason
         elif event.state in ("disabled", "waiting") and candidate is None:
@@ -161,16 +169,26 @@ class PluginKeeper:
     def stop(self) -> list[int]:
         """End every plug-in process and what they started at once; return the descendants that had to be killed."""
         killed = []
-        for family in [m.family for m in self._members.values()] + [c.family for c in self._candidates.values()]:
-            if family is not None:
-                killed += family.kill()
-        for process in [m.process for m in self._members.values()] + [c.process for c in self._candidates.values()]:
-            _reap(process)
+        for member in self._members.values():
+            killed += _end(member.family, member.process)
+        for candidate in self._candidates.values():
+            killed += _end(candidate.family, candidate.process)
         self._members.clear()
         self._candidates.clear()
         return killed
 
     # --- inside ---
+
+    def _remember(self, member: _Member, instance: PluginInstance, event: Revision) -> None:
+        """Keep what was changed since the source began; what was not follows the defaults of a newer source."""
+        digest, first, given = self._began.get(instance.name, ("", {}, {}))
+        if digest != event.source_hash or not digest:
+            first, given = dict(event.values), dict(instance.parameters)
+            self._began[instance.name] = (event.source_hash, first, given)
+        changed = {name: value for name, value in event.values.items() if first.get(name) != value}
+        member.instances[instance.name] = msgspec.structs.replace(
+            instance, parameters={**given, **changed}, spelled=False, revision=event.revision
+        )
 
     def _member_of(self, instance: str) -> _Member | None:
         return next((m for m in self._members.values() if instance in m.instances), None)
@@ -187,7 +205,7 @@ class PluginKeeper:
 
     def _look_at(self, member: _Member) -> list[Event]:
         if member.process is None or member.family is None:
-            if not member.off and member.instances and time.monotonic() >= member.due:
+            if not member.off and member.instances and self._clock.now_ns() >= member.due_ns:
                 self._launch(member)
                 return [StateChange(target=n, state="restarted") for n in member.instances]
             return []
@@ -198,8 +216,7 @@ class PluginKeeper:
             why = fault(self.bus, member.process.pid, member.instances)
             if why is None:
                 return []
-        member.family.kill()
-        _reap(member.process)
+        _end(member.family, member.process)
         member.process = member.family = None
         if code == 0:
             member.off = True
@@ -212,7 +229,7 @@ class PluginKeeper:
         if pause is None:
             member.off, state, why = True, "off", Restarts.why(why)
         else:
-            member.due, state = time.monotonic() + pause, "stopped"
+            member.due_ns, state = self._clock.now_ns() + int(pause * 1e9), "stopped"
         told: list[Event] = [StateChange(target=n, state=state, reason=why) for n in member.instances]
         return [*told, Remark(text=f"{member.name}: {why}", level="error")]
 
@@ -235,8 +252,7 @@ class PluginKeeper:
         late = time.monotonic() - candidate.since > RELOAD_S
         if code is None and not late:
             return []
-        candidate.family.kill()
-        _reap(process)
+        _end(candidate.family, process)
         del self._candidates[name]
         why = f"it took longer than {RELOAD_S:g} s" if late else _how(code)
         told: list[Event] = []
@@ -252,9 +268,7 @@ class PluginKeeper:
         if old is not None:
             instance = old.instances.pop(name)
             if not old.instances:
-                if old.family is not None:
-                    old.family.kill()
-                _reap(old.process)
+                _end(old.family, old.process)
                 del self._members[old.name]
         new = _Member(name if name not in self._members else f"{name}.{self._count}", {name: instance})
         new.process, new.family = candidate.process, candidate.family
@@ -291,11 +305,16 @@ class PluginKeeper:
         return [i.name for m in self._members.values() for i in m.instances.values() if i.use == found.name]
 
 
-def _reap(process: Process | None) -> None:
-    """Wait for a killed process, up to a second."""
-    deadline = time.monotonic() + 1.0
-    while process is not None and process.poll() is None and time.monotonic() < deadline:
-        pass
+def _end(family: Family | None, process: Process | None) -> list[int]:
+    """Kill a process and all that it started, and collect them; return the descendants that were alive."""
+    if family is None or process is None:
+        return []
+    killed = family.kill()
+    deadline, pause = time.monotonic() + 1.0, threading.Event()
+    while process.poll() is None and time.monotonic() < deadline:
+        pause.wait(0.002)
+    collect(killed)
+    return killed
 
 
 def _how(code: int | None) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -94,18 +97,31 @@ class Family:
                 os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
             os.kill(self.pid, signal.SIGKILL)
-        self._reap(killed)
         self._members.clear()
         return killed
 
-    @staticmethod
-    def _reap(pids: list[int]) -> None:
-        """Collect those that this process inherited; the others' parents do it."""
-        deadline = time.monotonic() + 0.5
-        for pid in pids:
-            with contextlib.suppress(OSError):
-                while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
-                    pass
+
+def collect(pids: Iterable[int], seconds: float = 0.5) -> None:
+    """Reap killed descendants that this process has inherited as their subreaper; the others' parents do it."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    for pid in pids:
+        while _began(pid) is not None and time.monotonic() < deadline:
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                    break
+            except ChildProcessError:
+                if not _inherits():
+                    break  # somebody else's to collect
+            pause.wait(0.002)
+
+
+def _inherits() -> bool:
+    """Whether orphans come to this process (Linux: PR_GET_CHILD_SUBREAPER)."""
+    if sys.platform != "linux":
+        return False
+    answer = ctypes.c_int(0)
+    ctypes.CDLL(None).prctl(37, ctypes.byref(answer), 0, 0, 0)
+    return bool(answer.value)
 
 
 def _began(pid: int) -> int | None:

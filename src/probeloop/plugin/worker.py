@@ -44,7 +44,7 @@ from .instance import PluginInstance, service_name
 from .memory import limit_memory
 from .pulse import Work
 
-Check = Callable[[type[Any]], Sequence[str]]
+Check = Callable[[type[Any]], Sequence[str] | None]
 _IDLE_S = 0.1
 _CRASHED = 3
 
@@ -123,7 +123,7 @@ class PluginProcess:
                 work.begin()
             drop_in = discover.find(instance.use, None, instance.folders)
             cls = discover.load(drop_in)
-            faults = check(cls) if check is not None else ()
+            faults = check(cls) if check is not None and take_over else None
             if faults:
                 raise ContractError(f"{instance.use} breaks its contract: {'; '.join(faults)}", "mend the file")
             plugin = self._make(cls, instance)
@@ -176,7 +176,7 @@ class PluginProcess:
             if isinstance(told, Description):
                 state = told.state["plugins"][host.instance.name]
                 host.revision = int(state["revision"])
-                reply = host.set_parameters(state["parameters"])
+                reply = host.set_parameters(state["chosen"])
                 if isinstance(reply, Refused):  # the new class may have other parameters
                     host.renew()
             ended = decode_reply(client.call(encode(Disable(host.instance.name)), 2.0))
