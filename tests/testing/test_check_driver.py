@@ -96,5 +96,5 @@ def test_require_driver_raises_with_all_of_it() -> None:
 
 
 def test_a_simulator_must_repeat_itself_and_know_the_truth() -> None:
-    assert "truth() is missing" in " ".join(check_simulator(bad.NoTruth))
+    assert "truth() is missing" in check_simulator(bad.NoTruth)[0]
     assert "two instruments of one seed give different frames" in check_simulator(bad.NotTheSame)

@@ -62,6 +62,8 @@ def require_driver(factory: Factory) -> None:
 def check_simulator(factory: Factory) -> list[str]:
     """Return every broken promise of a simulator: those of a driver, and the same frames from the same seed."""
     problems = check_driver(factory)
+    if problems:
+        return problems
     first, second = _recording(factory), _recording(factory)
     if first.keys() != second.keys() or any(not np.array_equal(first[k], second[k]) for k in first):
         problems.append("two instruments of one seed give different frames")
@@ -82,23 +84,24 @@ def examples(info: InstrumentInfo) -> Iterator[c.Command]:
     dwell = min(max(1e-3, low), high)
     size = (x1 - x0) / 4, (y1 - y0) / 4
     knob = next((n for n in info.limits.knobs if n.startswith("C") and n[1:2].isdigit()), "C10")
+    current = sum(info.limits.beam_current) / 100 if info.limits.beam_current else 1e-12
     near = info.grid.nearest((x + size[0] / 4, y))
     bias = (sum(info.limits.bias) / 2 + info.limits.bias[1]) / 2 if info.limits.bias else 0.1
     made: dict[str, c.Command] = {
         "Unblank": c.Unblank(),
-        "SetDetector": c.SetDetector(exposure=dwell),
+        "SetDetector": c.SetDetector(inserted=True),
         "MoveProbe": c.MoveProbe((x, y)),
         "Scan": c.Scan(Region(x, y, *size), (5, 9), dwell),
         "ScanPath": c.ScanPath(((x, y), near), dwell),
         "AcquireReference": c.AcquireReference("dark", 2),
         "AcquireSpectrum": c.AcquireSpectrum((x, y), _kind(info, dwell)),
-        "SetBeam": c.SetBeam(),
+        "SetBeam": c.SetBeam(current),
         "SetAberrations": c.SetAberrations({knob: 0.0}),
         "Approach": c.Approach(),
         "SetFeedback": c.SetFeedback("on"),
         "SetBias": c.SetBias(bias),
         "ApplyPulse": c.ApplyPulse((x, y), bias, dwell),
-        "SetDrive": c.SetDrive(),
+        "SetDrive": c.SetDrive(amplitude=0.0),
         "Withdraw": c.Withdraw(),
         "Blank": c.Blank(),
     }
