@@ -42,11 +42,18 @@ _FRAMES = 32
 class Loop:
     """Answers a plan's steps with an instrument in this process: no bus, no gate, no pace.
 
-    spoil: replaces the values of a scan, for tests of what the plan says of noise.
+    spoil: replaces the values of a scan, for tests of what the plan says of noise. source: values to take instead
+    of scanning. first: the values of the first scan.
     """
 
-    def __init__(self, instrument: Any, spoil: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
-        self.instrument, self.spoil = instrument, spoil
+    def __init__(
+        self,
+        instrument: Any,
+        spoil: Callable[[np.ndarray], np.ndarray] | None = None,
+        source: np.ndarray | None = None,
+    ) -> None:
+        self.instrument, self.spoil, self.source = instrument, spoil, source
+        self.first: np.ndarray | None = None
         self.frames = 0
         info = instrument.describe()
         self.transform = BrightFieldPixels(
@@ -82,6 +89,11 @@ class Loop:
 
     def scan(self, command: Scan) -> None:
         """Take a scan into `map`, (ny, nx, K + 2)."""
+        made = self.source if self.source is not None else self._measured(command)
+        self.first = made if self.first is None else self.first
+        self.map = self.spoil(made) if self.spoil else made
+
+    def _measured(self, command: Scan) -> np.ndarray:
         taken = self.instrument.scan(command)
         room = np.zeros(_FRAMES * (taken.spec.frame_bytes + 64) + 4096, np.uint8)
         buffer = FrameBuffer.over(room, taken.spec, _FRAMES)
@@ -100,7 +112,7 @@ class Loop:
             assemble(spec, msgspec.structs.replace(block, spec=spec, data=values), made)
             index += count
             self.frames += count
-        self.map = self.spoil(made) if self.spoil else made
+        return made
 
 
 def attainable(aberrations: Aberrations, wave: float, convergence: float) -> tuple[float, np.ndarray]:
@@ -119,7 +131,7 @@ def attainable(aberrations: Aberrations, wave: float, convergence: float) -> tup
 
 
 def one(seed: int, simulator: Mapping[str, Any] | None = None, **parameters: Any) -> dict[str, Any]:
-    """Run autofocus on a column with the secrets of `seed`: first with its image replaced by noise, then as it is.
+    """Run autofocus on a column with the secrets of `seed`, then again with its image replaced by noise.
 
     simulator: further parameters of the column. parameters: of the plan.
     """
@@ -136,14 +148,14 @@ def one(seed: int, simulator: Mapping[str, Any] | None = None, **parameters: Any
             return rng.poisson(np.broadcast_to(mean, values.shape)).astype(values.dtype)
 
         settings = Autofocus.Parameters(**parameters)
-        noisy = Loop(column, shot_noise).run(Autofocus(settings))
-        start, before = column.truth()["aberrations"], column.truth()["dose_map"]
+        start = column.truth()["aberrations"]
         best, _ = attainable(start, wave, convergence)
         loop = Loop(column)
         began = time.perf_counter()
         summary = loop.run(Autofocus(settings))
         seconds = time.perf_counter() - began
-        end, dose = column.truth()["aberrations"], column.truth()["dose_map"] - before
+        end, dose = column.truth()["aberrations"], column.truth()["dose_map"]
+        noisy = Loop(column, shot_noise, loop.first).run(Autofocus(settings))
         _, missing = attainable(end, wave, convergence)
         return {
             "seed": seed,
