@@ -19,7 +19,7 @@ from probeloop.plugin.contract import Checkpoint, Plan, PlanContext, PlanSteps, 
 
 NM = 1e-9
 DONE = {"succeeded": True, "message": ""}
-HILL = {"order": "hill_climb", "count": 25, "shape": (25, 25)}
+HILL = {"order": "hill_climb", "count": 14, "shape": (25, 25)}
 
 
 def whole(make_rig: Any, plan: Any, parameters: dict[str, Any]) -> list[Command]:
@@ -57,7 +57,7 @@ def revive(rig: Any) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize(("plan", "parameters"), [("explore", HILL), ("explore", {"count": 12}), ("zoom", {})])
+@pytest.mark.parametrize(("plan", "parameters"), [("explore", HILL), ("explore", {"count": 8}), ("zoom", {})])
 def test_killed_at_every_command_it_goes_on_with_the_same(
     make_rig: Any, crash: type[BaseException], plan: str, parameters: dict[str, Any], late: bool
 ) -> None:
