@@ -1,0 +1,146 @@
+"""Which frame is which pixel: dropped and doubled frames, settling, broken drivers, block sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probeloop.data import commands as c
+from probeloop.data.axes import Axis, StreamSpec
+from probeloop.data.control import Done, Failed, Gap
+from probeloop.data.driver import Acquisition
+from probeloop.data.frame import FrameBuffer, FrameFlag, block_bytes
+from probeloop.instrument.lines import Lines
+from probeloop.instrument.pump import BLOCK_BYTES, block_capacity, most_frames
+from probeloop.testing.fake_driver import SMALL_SCAN, FakeDriver
+from probeloop.testing.local_instrument import LocalInstrument
+
+
+def lit(driver: FakeDriver) -> LocalInstrument:
+    rig = LocalInstrument(driver)
+    rig.take()
+    rig.do(c.Unblank())
+    return rig
+
+
+class Spoilt(FakeDriver):
+    """A driver whose scan visits pixels in an order of the test's own."""
+
+    order: Any = None
+    flags: Any = None
+
+    def scan(self, command: c.Scan) -> Acquisition:
+        made = super().scan(command)
+        order, flags = np.asarray(self.order), self.flags
+
+        def frames() -> Generator[int, FrameBuffer, None]:
+            buffer = yield 0
+            at = 0
+            while at < len(order):
+                n = min(7, buffer.capacity, len(order) - at)
+                buffer.scan_index[:n] = order[at : at + n]
+                buffer.time_ns[:n] = np.arange(at, at + n)
+                if flags is not None:
+                    buffer.flags[:n] = flags[at : at + n]
+                at += n
+                buffer = yield n
+
+        return replace(made, frames=frames())
+
+
+def gaps(rig: LocalInstrument) -> list[Gap]:
+    return [event for event in rig.events if isinstance(event, Gap)]
+
+
+def test_a_dropped_and_a_doubled_frame_are_named_by_their_pixel() -> None:
+    driver = Spoilt(modality="stem")
+    driver.order = [*range(53), *range(54, 90), 90, 90, *range(91, 256)]
+    rig = lit(driver)
+    assert rig.do(SMALL_SCAN)
+    found = gaps(rig)
+    assert [(gap.count, gap.pixels) for gap in found] == [(1, (53,)), (0, (90,))]
+    assert rig.frames("camera") == 256
+
+
+def test_a_lost_line_a_lost_end_and_a_repeat_are_named() -> None:
+    driver = Spoilt(modality="stem")
+    driver.order = [*range(32), *range(48, 60), -1, *range(60, 250)]
+    driver.flags = np.zeros(len(driver.order), np.uint16)
+    driver.flags[44] = FrameFlag.PATTERN_REPEAT
+    rig = lit(driver)
+    rig.do(SMALL_SCAN)
+    named = [gap.pixels for gap in gaps(rig)]
+    assert tuple(range(32, 48)) in named
+    assert tuple(range(250, 256)) in named
+    assert (59,) in named
+
+
+def test_an_aborted_scan_accuses_nobody() -> None:
+    spec = StreamSpec("camera", "frames", "<u2", (Axis("y", 4), Axis("x", 4)), (Axis("k", 2),))
+    told: list[Gap] = []
+    lines = Lines(spec, 1, told.append)
+    lines.add(np.arange(6), np.zeros(6, np.uint16), 0)
+    assert told == []  # closing it is left out: the rest was never to come
+    lines.close()
+    assert told[0].count == 10
+
+
+def test_serpentine_and_several_frames_of_a_map() -> None:
+    rig = lit(FakeDriver(modality="stem"))
+    rig.do(c.Scan(SMALL_SCAN.region, (16, 16), 1e-4, "serpentine", 3))
+    assert gaps(rig) == []
+    assert rig.frames("camera") == 3 * 256
+
+
+def test_frames_before_the_change_has_settled_are_flagged_and_never_valid() -> None:
+    """With a lens of 200 ms and 10,000 frames/s nobody uses a frame of the old state."""
+
+    class Early(FakeDriver):
+        def scan(self, command: c.Scan) -> Acquisition:
+            made = super().scan(command)
+            return replace(made, t_settled_ns=self.clock.now_ns() + 10_000_000)
+
+    driver = Early(modality="stem", settling={"SetAberrations": 0.2})
+    rig = lit(driver)
+    before = driver.clock.now_ns()
+    rig.do(c.SetAberrations({"C10": 1e-8}))
+    rig.do(SMALL_SCAN)
+    result = next(e.result for e in reversed(rig.events) if isinstance(e, Done))
+    blocks = rig.topics["camera"].blocks
+    flags = np.concatenate([block.frame_flags for block in blocks])
+    times = np.concatenate([block.time_ns for block in blocks])
+    settled = before + 210_000_000
+    assert ((flags & FrameFlag.SETTLING) > 0).tolist() == (times < settled).tolist()
+    assert result.first_valid_index == int(np.argmax(times >= settled)) == 100
+
+
+def test_a_driver_that_lies_about_its_frames_fails_the_command() -> None:
+    driver = Spoilt(modality="stem")
+    driver.order = [0, 1, 256]
+    rig = lit(driver)
+    rig.do(SMALL_SCAN)
+    failed = [event for event in rig.events if isinstance(event, Failed)]
+    assert "outside the map" in failed[0].reason
+    assert rig.topics["camera"].blocks[-1].flags == 1 | 2 | 4
+    assert rig.do(c.MoveProbe((1e-9, 0.0)))  # and only that command
+
+
+def test_a_spectrum_is_one_block() -> None:
+    rig = lit(FakeDriver(modality="stem"))
+    rig.do(c.AcquireSpectrum((0.0, 0.0), c.Diffraction(1e-3)))
+    assert [(block.count, int(block.flags)) for block in rig.topics["spectrum"].blocks] == [(1, 3)]
+
+
+@pytest.mark.parametrize(("pixels", "period"), [(8, 0), (256, 0), (1024, 0), (256, 1_000_000), (8, 100_000)])
+def test_a_block_closes_at_one_mebibyte_and_two_milliseconds(pixels: int, period: int) -> None:
+    spec = StreamSpec("camera", "frames", "<u2", (), (Axis("ky", pixels), Axis("kx", pixels)))
+    made = Acquisition("camera", spec, (_ for _ in ()), 0, period)  # type: ignore[arg-type]
+    n = block_capacity(made)
+    assert n >= 1
+    assert n == 1 or block_bytes(spec, n) <= BLOCK_BYTES
+    assert not period or n == 1 or n * period <= 2_000_000
+    assert most_frames(spec) == 1 or block_bytes(spec, most_frames(spec)) <= BLOCK_BYTES
