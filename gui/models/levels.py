@@ -49,7 +49,11 @@ class Levels:
         """Take the range of this picture in mode auto; return whether the levels moved."""
         before = (self.low, self.high)
         if self.mode == "auto":
-            self._take(picture)
+            found = robust_range(picture)
+            # less than one grey level would draw the whole picture again for nothing
+            least = (self.high - self.low) / 255
+            if found is not None and max(abs(found[0] - self.low), abs(found[1] - self.high)) > least:
+                self.low, self.high = found
         return before != (self.low, self.high)
 
     def set(self, low: float, high: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,23 @@ class LiveMap:
         self.newest_index = -1
         self.complete = False
         self._seen: NDArray[np.bool_] | None = None
+        self._changed: tuple[int, int] | None = None
+        self._lock = threading.Lock()
+
+    def take_changed_rows(self) -> tuple[int, int] | None:
+        """Return the rows [first, last) written since the last call, None where that is not known."""
+        with self._lock:
+            changed, self._changed = self._changed, (0, 0)
+        return changed
+
+    def _mark(self, pixels: NDArray[np.int64]) -> None:
+        """Note the rows of these pixels as written."""
+        if self.spec is None or self._changed is None or len(self.spec.nav) != 2:
+            return
+        width = self.spec.nav[1].size
+        first, last = int(pixels.min()) // width, int(pixels.max()) // width + 1
+        before = self._changed
+        self._changed = (first, last) if before == (0, 0) else (min(before[0], first), max(before[1], last))
 
     def take(self, block: FrameBlock) -> None:
         """Write a block. A newer generation begins a new map; blocks of an older one are left out."""
@@ -62,7 +80,10 @@ class LiveMap:
         if self.data is None or self._seen is None or not block.count:
             self.complete = self.complete or bool(int(block.flags) & 2)
             return
-        pixels = assemble(block.spec, block, self.data)
+        with self._lock:
+            pixels = assemble(block.spec, block, self.data)
+            if pixels.size:
+                self._mark(pixels)
         if pixels.size:
             seen = self._seen
             self.measured += int(np.count_nonzero(~seen[np.unique(pixels)]))
@@ -75,6 +96,7 @@ class LiveMap:
     def _begin(self, spec: StreamSpec, generation: int) -> None:
         self.spec, self.generation = spec, generation
         self.measured, self.newest_index, self.complete = 0, -1, False
+        self._changed = None
         try:
             self.data = empty_map(spec)
             self._seen = np.zeros(int(np.prod(spec.nav_shape)), np.bool_)
@@ -86,6 +108,7 @@ class LiveMap:
         if block.count:
             self.spec, self.generation, self.revision = block.spec, block.generation, block.revision
             self.data = np.array(block.data[-1])
+            self._changed = None
             self.measured = int(np.count_nonzero(np.isfinite(self.data)))
             self.version += 1
 

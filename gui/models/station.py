@@ -103,6 +103,16 @@ class Station:
         """The state that stands over everything."""
         return banner(self.facts())
 
+    def progress(self) -> tuple[float, bool]:
+        """Return how far the plan is, 0 to 1; (share, True) = of its scan, where it does not say itself."""
+        plan = self.rig.plan
+        if plan.total and plan.done:
+            return plan.done / plan.total, False
+        maps = [m for m in list(self.feed.maps.values()) if m.spec is not None and m.spec.kind == "values"]
+        newest = max((m.generation for m in maps), default=-1)
+        shares = [m.share for m in maps if m.generation == newest]
+        return (max(shares), True) if shares and plan.running else (0.0, False)
+
     @property
     def in_control(self) -> bool:
         """True while this window holds the lease on control."""

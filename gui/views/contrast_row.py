@@ -63,15 +63,15 @@ class ContrastRow(QWidget):
 
     def take_once(self) -> None:
         """Set the levels for what is shown, and lock them."""
-        if self._view.image.image is not None:
-            self._levels.once(self._view.image.image)
+        if self._view.shown is not None:
+            self._levels.once(self._view.shown)
         self._show_mode()
         self._view.relevel()
         self.bar.update()
 
     def _follow(self, on: bool) -> None:
         self._levels.mode = "auto" if on else "locked"
-        if on and self._view.image.image is not None and self._levels.follow(self._view.image.image):
+        if on and self._view.shown is not None and self._levels.follow(self._view.shown):
             self._view.relevel()
         self.bar.update()
 

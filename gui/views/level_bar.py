@@ -10,7 +10,10 @@ from PySide6.QtCore import QPointF, QRectF, Qt, Signal
 from PySide6.QtGui import QColor, QLinearGradient, QMouseEvent, QPainter, QPolygonF
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
+from probeloop.api import display
+
 from ..models.levels import Levels, robust_range
+from .overlay import SCALED
 
 _BINS = 96
 _SAMPLES = 65_536
@@ -29,6 +32,7 @@ class LevelBar(QWidget):
         self._range = (0.0, 1.0)
         self._colours: list[QColor] = [QColor("#000000"), QColor("#ffffff")]
         self._grip = -1
+        self._units = ""
         self.setMinimumHeight(58)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setAccessibleName(f"Black and white of the {name}")
@@ -41,8 +45,9 @@ class LevelBar(QWidget):
         self._colours = [QColor(*(int(v) for v in row[:3])) for row in picks]
         self.update()
 
-    def show_picture(self, picture: NDArray[Any]) -> None:
-        """Count a regular subset of the picture."""
+    def show_picture(self, picture: NDArray[Any], units: str = "") -> None:
+        """Count a regular subset of the picture, whose values are in `units`."""
+        self._units = units
         found = robust_range(picture)
         if found is None:
             return
@@ -73,10 +78,10 @@ class LevelBar(QWidget):
         for i, colour in enumerate(self._colours):
             gradient.setColorAt(i / (len(self._colours) - 1), colour)
         painter.fillRect(QRectF(0, height - 7, self.width(), 7), gradient)
-        top = self._counts.max()
+        top = np.partition(self._counts, -2)[-2]  # a spike of empty pixels would flatten the rest
         if top > 0:
             xs = np.linspace(0, self.width(), _BINS)
-            ys = (height - 8) * (1 - self._counts / top)
+            ys = (height - 8) * (1 - np.minimum(1.0, self._counts / top))
             outline = [QPointF(0, height - 8), *map(QPointF, xs, ys), QPointF(self.width(), height - 8)]
             painter.setPen(Qt.PenStyle.NoPen)
             shade = QColor(palette.text().color())
@@ -87,12 +92,9 @@ class LevelBar(QWidget):
         for x in (black, white):
             painter.setBrush(palette.text())
             painter.drawRect(QRectF(x - 1.5, 0, 3, height))
-        painter.drawText(
-            QRectF(0, height + 1, self.width(), text_height), Qt.AlignmentFlag.AlignLeft, _number(self.levels.low)
-        )
-        painter.drawText(
-            QRectF(0, height + 1, self.width(), text_height), Qt.AlignmentFlag.AlignRight, _number(self.levels.high)
-        )
+        line = QRectF(0, height + 1, self.width(), text_height)
+        painter.drawText(line, Qt.AlignmentFlag.AlignLeft, _number(self.levels.low, self._units))
+        painter.drawText(line, Qt.AlignmentFlag.AlignRight, _number(self.levels.high, self._units))
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """Take the nearer grip."""
@@ -120,5 +122,5 @@ class LevelBar(QWidget):
         self._grip = -1
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def _number(value: float, units: str) -> str:
+    return display(value, units, 4) if units in SCALED else f"{value:.4g} {units}".strip()

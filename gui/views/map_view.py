@@ -111,9 +111,11 @@ class MapView(QWidget):
         if now >= self._next_levels:
             self._next_levels = now + _LEVELS_S
             self.levels.follow(data)
-            self.contrast.bar.show_picture(data)
+            self.contrast.bar.show_picture(data, live.spec.units if live.spec is not None else "")
+        same = self._drawn is not None and self._drawn[::2] == mark[::2]
+        rows = live.take_changed_rows()
         self._drawn = mark
-        self.picture.draw(data, extent)
+        self.picture.draw(data, extent, rows if same else None)
         self.paints += 1
         return True
 
@@ -123,10 +125,11 @@ class MapView(QWidget):
         known = {self.topic.itemText(i) for i in range(self.topic.count())}
         for name in sorted(set(maps) - known):
             self.topic.addItem(name)
-        if not self._chosen_by_hand and self.live is not None and self.live.data is None:
-            good = next((name for name, live in maps.items() if live.picture() is not None), None)
-            if good is not None:
-                self.topic.setCurrentText(good)
+        if not self._chosen_by_hand:
+            drawable = [name for name, live in maps.items() if live.picture() is not None]
+            best = min(drawable, key=self._rank, default="")
+            if best and best != self.topic.currentText():
+                self.topic.setCurrentText(best)
                 self._again()
         live = self.live
         if live is None:
@@ -135,6 +138,15 @@ class MapView(QWidget):
         self._show_channels(live)
         self.about.say(self._words(live))
         self._show_probe()
+
+    def _rank(self, name: str) -> tuple[int, str]:
+        """Return what a person wants to see first: the dragged detector, then one number a pixel, then the rest."""
+        plugin = self._station.rig.plugins.get(name.partition(".")[0])
+        live = self._station.feed.maps[name]
+        if plugin is not None and {"inner", "outer"} <= set(plugin.values):
+            return 0, name
+        scalar = live.spec is not None and live.spec.kind == "values" and not live.spec.frame_shape
+        return (1 if scalar else 2), name
 
     def _words(self, live: LiveMap) -> str:
         spec = live.spec

@@ -164,7 +164,8 @@ class PatternView(QWidget):
         if now >= self._next_levels:
             self._next_levels = now + _LEVELS_S
             self.levels.follow(data)
-            self.contrast.bar.show_picture(data)
+            units = newest.spec.units if newest.spec is not None and not self.log.isChecked() else ""
+            self.contrast.bar.show_picture(data, units)
         self._drawn = mark
         fresh = extent != self.picture.extent
         self.picture.draw(data, extent)
@@ -288,7 +289,7 @@ class PatternView(QWidget):
             self.angles.setText(f"{name}<b>{words}</b> {unit}  (drag the rings)")
 
     def _hovered(self, place: tuple[float, float] | None) -> None:
-        data, extent = self.picture.image.image, self.picture.extent
+        data, extent = self.picture.shown, self.picture.extent
         newest = self.newest
         raw: Any = newest.picture(False) if newest is not None else None
         if place is None or data is None or extent is None or raw is None:

@@ -28,6 +28,18 @@ def colour_table(name: str) -> NDArray[np.uint8]:
     return table
 
 
+def to_bytes(data: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Return values as 1 (low and below) to 255 (high and above), 0 where there is none."""
+    scale = np.float32(254.0 / (high - low))
+    scaled = np.subtract(data, np.float32(low), dtype=np.float32)
+    scaled *= scale
+    np.clip(scaled, 0.0, 254.0, out=scaled)
+    scaled += 1.5  # NaN stays NaN, and becomes 0 here
+    np.nan_to_num(scaled, copy=False, nan=0.0)
+    indices: NDArray[np.uint8] = scaled.astype(np.uint8)
+    return indices
+
+
 class PictureView(pg.GraphicsView):  # type: ignore[misc]
     """Draws one array. Coordinates are the extent's, times `unit_factor` for its inside units."""
 
@@ -48,6 +60,9 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
         self.scale_bar = ScaleBar(self, self.box)
         self.scale_bar.hide()
         self.extent: Extent | None = None
+        self.shown: NDArray[Any] | None = None
+        self._index = np.zeros((0, 0), np.uint8)
+        self._levels_drawn = (np.nan, np.nan)
         self.unit_factor = 1.0
         self.setAccessibleName(name)
         self.setMinimumSize(160, 160)
@@ -56,16 +71,25 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
         self.scene().installEventFilter(self)
 
     def set_colours(self, table: NDArray[Any]) -> None:
-        """Use a colour map."""
-        self.image.setLookupTable(table)
+        """Use a colour map, (256, 3) uint8; its first colour gives way to "not measured"."""
+        opaque = np.full((256, 1), 255, np.uint8)
+        opaque[0] = 0
+        self.image.setLookupTable(np.hstack([table, opaque]))
 
-    def draw(self, data: NDArray[Any], extent: Extent) -> None:
-        """Show an array; a new extent is fitted into the view."""
-        shown = data
-        if shown.dtype == np.bool_:
-            shown = shown.view(np.uint8)
+    def draw(self, data: NDArray[Any], extent: Extent, rows: tuple[int, int] | None = None) -> None:
+        """Show an array; a new extent is fitted into the view.
+
+        rows: the only ones [first, last) that differ from what was drawn before; None = any may.
+        """
         levels = (self.levels.low, self.levels.high)
-        self.image.setImage(shown, autoLevels=False, levels=levels)
+        if rows is None or self._index.shape != data.shape or levels != self._levels_drawn:
+            self._index = np.empty(data.shape, np.uint8) if self._index.shape != data.shape else self._index
+            rows = (0, len(data))
+        # one byte a pixel, 0 = not measured: Qt draws that as it is, and only what is new is worked out
+        part = slice(*rows)
+        self._index[part] = to_bytes(data[part], *levels)
+        self._levels_drawn, self.shown = levels, data
+        self.image.setImage(self._index, autoLevels=False, levels=(0, 255))
         if extent != self.extent:
             self._fit(extent)
 
@@ -98,7 +122,8 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
 
     def relevel(self) -> None:
         """Use the levels again, without new data."""
-        self.image.setLevels((self.levels.low, self.levels.high), update=True)
+        if self.shown is not None and self.extent is not None:
+            self.draw(self.shown, self.extent)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Return drawn coordinates of a place in the extent's units."""

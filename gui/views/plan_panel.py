@@ -9,6 +9,7 @@ from PySide6.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QMessageBox,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -120,8 +121,21 @@ class PlanPanel(QWidget):
         station = self._station
         if station.in_control:
             station.release_control()
+        elif not station.rig.holder:
+            station.take_control()
         else:
-            station.take_control(force=bool(station.rig.holder))
+            self._confirm(station.rig.holder)
+
+    def _confirm(self, holder: str) -> None:
+        """Ask before control is taken from someone: that ends what they do."""
+        box = QMessageBox(self)
+        box.setWindowTitle("Take control")
+        box.setText(f"{holder} holds control. Taking it ends what {holder} is doing.")
+        box.setStandardButtons(QMessageBox.StandardButton.Cancel)
+        take = box.addButton("Take control", QMessageBox.ButtonRole.AcceptRole)
+        box.setDefaultButton(QMessageBox.StandardButton.Cancel)
+        take.clicked.connect(lambda: self._station.take_control(force=True))
+        box.open()
 
     def refresh(self) -> None:
         """Look again."""
@@ -139,9 +153,9 @@ class PlanPanel(QWidget):
         self.pause.setEnabled(plan.running and not paused)
         self.resume.setEnabled(paused)
         self.abort.setEnabled(plan.running)
-        share = plan.done / plan.total if plan.total else 0.0
+        share, scan = self._station.progress()
         self.progress.setValue(round(1000 * min(1.0, max(0.0, share))))
-        self.progress.setFormat(f"{share:.0%}" if plan.total else "–")
+        self.progress.setFormat(f"{share:.0%}" + (" of this scan" if scan else "") if plan.running else "–")
         self.state.setText(words(plan))
         self.lease.setText(f"control: {rig.holder or 'nobody'}")
         self.take.setText("Release" if self._station.in_control else "Take control")

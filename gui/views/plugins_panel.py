@@ -35,9 +35,8 @@ class PluginCard(QFrame):
         top = QHBoxLayout()
         top.setSpacing(6)
         top.addWidget(title)
-        top.addWidget(self.badge)
         top.addStretch(1)
-        top.addWidget(self.revision)
+        top.addWidget(self.badge)
         column = QVBoxLayout(self)
         column.setContentsMargins(8, 6, 8, 8)
         column.setSpacing(6)
@@ -48,6 +47,7 @@ class PluginCard(QFrame):
         column.addWidget(self.form)
         buttons = QHBoxLayout()
         buttons.setSpacing(6)
+        buttons.addWidget(self.revision)
         buttons.addStretch(1)
         buttons.addWidget(self.toggle)
         buttons.addWidget(self.reload)
@@ -69,6 +69,7 @@ class PluginCard(QFrame):
             self.form.deleteLater()
             self.form = form
         self.form.show_values(plugin.values)
+        self.form.setVisible(bool(self.form.fields))
         kind = "ok" if plugin.state in _GOOD and plugin.enabled else "error" if plugin.error else "off"
         self.badge.show_badge(kind, plugin.state, ", ".join(plugin.topics))
         self.toggle.setText("Disable" if plugin.enabled else "Enable")

@@ -52,7 +52,7 @@ def test_the_map_is_drawn_with_missing_pixels_showing_the_ground(qtbot: Any, win
         fake.line()
     qtbot.waitUntil(lambda: window.map.paints > 0, timeout=5000)
     qtbot.wait(100)
-    drawn = window.map.picture.image.image
+    drawn = window.map.picture.shown
     assert np.isfinite(drawn[0]).all()
     assert np.isnan(drawn[-1]).all()
     picture = window.map.picture
