@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -131,7 +132,9 @@ class Replay:
         run = _Run(order, cells, true, np.tile(repeat, command.frames), shape, period, flyback)
         run.repeat[shape[0] * shape[1] :] = True
         frames = self._lines(run, scanned, channels if scanned.kind == "maps" else None, self._begin())
-        on_host = round(period / (self.clock.pace or 1e9))  # blocks are sized by the time of who waits for them
+        # a map's line is one block, which 2 ms must not cut; patterns: sized by the time of who waits for them
+        on_host = 0 if scanned.kind == "maps" else round(period / (self.clock.pace or 1e9))
+        spec = msgspec.structs.replace(spec, exposure_ns=period)
         return Acquisition(self._topic, spec, frames, self.clock.now_ns(), on_host, self._settings(scanned))
 
     def acquire_spectrum(self, command: AcquireSpectrum) -> Acquisition:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..data.units import display
 from .png import colour, data_url, levels, scale
 
-WIDTH = 250
+WIDTH = 240
 _INK, _FAINT, _ACCENT = "#1d2430", "#8a93a3", "#c8433a"
 
 
@@ -69,9 +69,8 @@ def _scale_bar(across: float, width: int, height: int) -> str:
 def _colour_bar(x: int, height: int, low: float, high: float, units: str, name: str) -> str:
     url = data_url(np.ascontiguousarray(scale(name)[::-1][:, None, :]))
     middle = (low + high) / 2
-    labels = (
-        ((high, 9), (middle, height / 2 + 4), (low, height - 1)) if height > 90 else ((high, 9), (low, height - 1))
-    )
+    shown = ((high, 9.0), (middle, height / 2 + 4), (low, height - 1.0))
+    labels = [(0.0 if abs(v) < 1e-3 * (high - low) else v, y) for v, y in shown if height > 90 or v != middle]
     text = "".join(f'<text x="{x + 18}" y="{y:.1f}" fill="{_INK}">{number(v, units)}</text>' for v, y in labels)
     return f'<image href="{url}" x="{x}" width="12" height="{height}" preserveAspectRatio="none"/>{text}'
 
@@ -79,7 +78,7 @@ def _colour_bar(x: int, height: int, low: float, high: float, units: str, name: 
 def curves(x: NDArray[np.float64], ys: NDArray[Any], x_label: str, y_label: str, title: str, note: str = "") -> str:
     """Return curves (N, E) over x (E,): all of them faint, their median strong; a loop is drawn closed."""
     ys = np.asarray(ys, np.float64)
-    width, height, left, bottom = 350, 230, 62, 40
+    width, height, left, bottom = 344, 230, 60, 40
     finite = ys[np.isfinite(ys)]
     if not finite.size:
         return ""
@@ -122,7 +121,7 @@ def loops(x: NDArray[np.float64], ys: NDArray[Any], x_label: str, y_label: str, 
             x_label,
             y_label,
             f"{title} {i + 1}",
-            f"by its area number {rank} of {len(ys)}, the smallest first",
+            f"area: number {rank} of {len(ys)} from the smallest",
         )
         for i, rank in ((int(i), int(np.flatnonzero(order == i)[0]) + 1) for i in chosen)
     )

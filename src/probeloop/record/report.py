@@ -68,7 +68,7 @@ def write_report(session_dir: Path) -> Path:
     summary = _json(session_dir / "summary.json")
     parts = [
         _head(session_dir, session, tally, topics, summary),
-        *figures_of(session, topics),
+        *figures_of(topics, tally.observed),
         _commands(tally),
         _latency(tally),
         _losses(tally, topics),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..data.errors import ProbeloopError
 from .figures import curves, loops, picture
-from .reader import RecordedTopic, Session
+from .reader import RecordedTopic
 
 _MOST_MAPS = 24
 _MOST_FRAMES = 1024
@@ -28,8 +29,14 @@ def origin_of(topics: list[RecordedTopic]) -> str:
     return next((name for name in ("simulation", "replay", "experiment") if name in origins), "experiment")
 
 
-def figures_of(session: Session, topics: list[RecordedTopic]) -> list[str]:
-    """Return the sections of pictures; a damaged record is left out here and named in the list of files."""
+Observed = Mapping[str, Sequence[tuple[float, float, float]]]
+
+
+def figures_of(topics: list[RecordedTopic], observed: Observed) -> list[str]:
+    """Return the sections of pictures; a damaged record is left out here and named in the list of files.
+
+    observed: by scalarizer, places (x, y) [m] and what came of them.
+    """
     maps: list[str] = []
     spectra: list[str] = []
     patterns: list[str] = []
@@ -53,6 +60,8 @@ def figures_of(session: Session, topics: list[RecordedTopic]) -> list[str]:
                     spectra.append(_history(record))
             except ProbeloopError:
                 continue
+    if last is not None:
+        spectra += [_result(name, found, last[1]) for name, found in observed.items()]
     for record in topics:
         if last is not None and not record.is_scan and record.spec.kind == "spectra" and len(record):
             spectra.insert(0, _places(last, record))
@@ -150,6 +159,21 @@ def _history(record: RecordedTopic) -> str:
         record.topic.replace("_", " "),
         note,
     )
+
+
+def _result(name: str, found: Sequence[tuple[float, float, float]], scan: RecordedTopic) -> str:
+    """Return the map of what a scalarizer found, on the pixels of a scan; a place without a value stays grey."""
+    y, x = scan.spec.nav
+    if not x.scale or not y.scale:
+        return ""
+    values = np.full((y.size, x.size), np.nan)
+    for px, py, value in found:
+        column, row = round((px - x.offset) / x.scale), round((py - y.offset) / y.scale)
+        if 0 <= row < y.size and 0 <= column < x.size:
+            values[row, column] = value
+    valid = int(np.isfinite([value for _, _, value in found]).sum())
+    note = f"{valid} valid of {len(found)} observations"
+    return picture(values, f"{name} where it was measured", "", _pixel(scan), note=note)
 
 
 def _places(map_: tuple[NDArray[Any], RecordedTopic], record: RecordedTopic) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ..data.commands import name_of
-from ..data.control import Done, Event, Failed, Gap, Remark, Revision, StateChange, Verdict
+from ..data.control import Done, Event, Failed, Gap, Observed, Remark, Revision, StateChange, Verdict
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Tally:
     remarks: list[Remark] = field(default_factory=list)
     plans: list[StateChange] = field(default_factory=list)
     revisions: list[Revision] = field(default_factory=list)
+    observed: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
     started: str = ""
     ended: str = ""
     span_s: float = 0.0
@@ -66,8 +69,22 @@ class Tally:
                 self.remarks.append(event)
             case Revision():
                 self.revisions.append(event)
+            case Observed(kind="observe", value=dict() as value):
+                self._observe(value)
             case StateChange(target="plan"):
                 self.plans.append(event)
+
+    def _observe(self, told: dict[str, Any]) -> None:
+        """Keep what a scalarizer made of a place: (x, y) [m] and the value, NaN where it was invalid."""
+        step = told.get("step")
+        name = str(step.get("scalarizer", "value")) if isinstance(step, dict) else "value"
+        for each in told.get("value") or ():
+            try:
+                x, y = each["position"]
+                value = float(each["value"]) if each.get("valid", True) else math.nan
+                self.observed.setdefault(name, []).append((float(x), float(y), value))
+            except (KeyError, TypeError, ValueError, AttributeError):
+                continue
 
     @property
     def lost(self) -> int:
