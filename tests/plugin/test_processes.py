@@ -261,7 +261,7 @@ def test_a_new_source_takes_over_between_two_frames_and_a_broken_one_does_not(ri
         assert words in rig.reasons("live")
         play(lambda: len(indices) == at)
         assert values[-1] == 3.0, "the last good one keeps running"
-    assert len(rig.keeper.pids()) == 1
+    rig.until(lambda: len(rig.keeper.pids()) == 1)
     assert reader.stats.lost == 0
     reader.close()
 

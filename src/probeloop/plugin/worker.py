@@ -47,6 +47,7 @@ from .pulse import Work
 Check = Callable[[type[Any]], Sequence[str] | None]
 _IDLE_S = 0.1
 _CRASHED = 3
+_LAST_WORD_S = 0.3  # a writer that goes before its readers looked takes its events with it
 
 
 def pin_threads() -> None:
@@ -79,10 +80,11 @@ def run_plugin_process(
     become_subreaper()
     process = PluginProcess(bus, stop, history, calibrations or CalibrationSet())
     try:
-        for instance in instances:
-            if not process.open(instance, check=check, take_over=take_over):
-                return 1
-        return process.loop(poll_s)
+        opened = all(process.open(each, check=check, take_over=take_over) for each in instances)
+        code = process.loop(poll_s) if opened else 1
+        if code:
+            stop.wait(_LAST_WORD_S)
+        return code
     finally:
         process.close()
 
