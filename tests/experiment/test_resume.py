@@ -97,10 +97,10 @@ def test_costly_data_that_nobody_looked_at_are_not_measured_again_by_itself(
 def test_killed_twice(make_rig: Any, crash: type[BaseException]) -> None:
     expected = whole(make_rig, "explore", HILL)
     rig = make_rig()
-    for number in (7, 15):
+    for number in (5, 10):
         kill_at(rig, number, crash, late=False)
         with pytest.raises(crash):
-            rig.run("explore", HILL, resume=number == 15)
+            rig.run("explore", HILL, resume=number == 10)
         revive(rig)
     rig.run("explore", HILL, resume=True)
     assert rig.log == expected

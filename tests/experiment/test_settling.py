@@ -39,7 +39,8 @@ def plan() -> PlanSteps:
     seen = []
     yield Unblank()
     for defocus in (0.0, 400e-9):
-        yield SetAberrations({"C10": defocus}, absolute=False)
+        if defocus:
+            yield SetAberrations({"C10": defocus})
         result = yield Scan(region, SHAPE, DWELL)
         values = yield Reduce(result, "camera", lambda image: tuple(image.reshape(16, -1).mean(axis=1)))
         seen.append((result.generation, result.first_valid_index, list(values)))

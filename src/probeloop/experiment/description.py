@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +11,13 @@ import msgspec
 
 from ..data.control import Progress
 from ..data.settings import json_schema
-from ..discover import found
+from ..discover import Found, found, load
 from ..plugin.contract import DropIn
+from ..plugin.instance import form_schema
 from .run import RunningPlan
 from .steps import plain
+
+_ASKED_AGAIN = 4
 
 
 def state_of(run: RunningPlan, progress: Progress | None) -> dict[str, Any]:
@@ -40,6 +45,39 @@ def offered(folders: tuple[str, ...]) -> dict[str, list[str]]:
         "plans": sorted(each.name for each in usable if each.kind == "Plan"),
         "policies": sorted(each.name for each in usable if each.kind == "Policy"),
     }
+
+
+class PlanForms:
+    """JSON Schema of every plan's parameters, for a window's forms.
+
+    Plans are imported for it, in a thread, and only once somebody asks for the fourth time: a window asks again and
+    again, the supervisor until it has its first answer.
+    """
+
+    def __init__(self, folders: tuple[str, ...]) -> None:
+        self._folders = folders
+        self._asked = 0
+        self._forms: dict[str, Any] = {}
+        self._sources: set[str] = set()
+        self._thread: threading.Thread | None = None
+
+    def schema(self) -> dict[str, Any]:
+        """Return what is known by now, by plan."""
+        self._asked += 1
+        if self._asked >= _ASKED_AGAIN and (self._thread is None or not self._thread.is_alive()):
+            plans = [each for each in found(self._folders) if each.kind == "Plan" and each.error is None]
+            if {each.source_hash for each in plans} != self._sources:
+                self._sources = {each.source_hash for each in plans}
+                self._thread = threading.Thread(target=self._read, args=(plans,), name="plan-forms", daemon=True)
+                self._thread.start()
+        return self._forms
+
+    def _read(self, plans: list[Found]) -> None:
+        forms = {}
+        for each in plans:
+            with contextlib.suppress(Exception):  # a plan that can't be imported has no form, and says so when run
+                forms[each.name] = form_schema(load(each).Parameters)
+        self._forms = forms
 
 
 def settings_of(drop_ins: Mapping[str, DropIn]) -> dict[str, Any]:

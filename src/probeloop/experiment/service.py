@@ -27,7 +27,7 @@ from ..data.control import Accepted, Refused, Reply, Request, StateChange
 from ..data.errors import BusError, ProbeloopError, WireError
 from ..plugin.contract import DropIn
 from .controls import Change, Controls
-from .description import offered, schema_of, settings_of, state_of
+from .description import PlanForms, offered, schema_of, settings_of, state_of
 from .link import BusGate, EventLog, InstrumentLink
 from .loop import changed_parameters
 from .resume import Interrupted, read_interrupted
@@ -61,6 +61,7 @@ class ExperimentService:
         self._subscribers: list[Subscriber] = []
         self._epoch = self._unanswered = self._beaten_ns = 0
         self._last: dict[str, Any] = {"state": "idle"}
+        self._forms = PlanForms(config.folders)
         self._progress: control.Progress | None = None
         self._revisions: dict[str, int] = {}
         self._interrupted = self._cut_off()
@@ -374,7 +375,10 @@ class ExperimentService:
             **settings_of(drop_ins),
         }
         return control.Description(
-            process=self._bus.process, role="experiment", state=state, schema=schema_of(drop_ins)
+            process=self._bus.process,
+            role="experiment",
+            state=state,
+            schema=schema_of(drop_ins) | {"plans": self._forms.schema()},
         )
 
     def _tell(self, target: str, state: str, reason: str = "", data: Mapping[str, Any] | None = None) -> None:
