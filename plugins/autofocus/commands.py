@@ -24,6 +24,7 @@ from probeloop.api import (
     Result,
     Scan,
     SetAberrations,
+    Unblank,
     assemble,
     empty_map,
     load_simulator,
@@ -75,6 +76,9 @@ class Loop:
     def _answer(self, step: Any) -> Any:
         clock = self.instrument.clock
         match step:
+            case Unblank():
+                self.instrument.unblank(step)
+                return Result()
             case SetAberrations():
                 clock.wait_until(self.instrument.set_aberrations(step))
                 return Result()

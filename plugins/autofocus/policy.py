@@ -30,6 +30,7 @@ from probeloop.api import (
     Scan,
     SetAberrations,
     Settings,
+    Unblank,
     quantity,
 )
 from probeloop.api import wavelength as electron_wavelength
@@ -113,6 +114,8 @@ class Autofocus(Plan):
         summary: dict[str, Any] = {"applied_m": done, "scans": 0, "measured_m": {}, "sigma_m": {}}
         try:
             topic, disc, wavelength = self._prepare(ctx)
+            if "Unblank" in ctx.info.commands:
+                yield Unblank()
             yield from self._coarse(topic, disc, wavelength, done, summary)
             yield from self._fine(topic, disc, wavelength, done, summary)
             yield from self._confirm(topic, disc, wavelength, summary)

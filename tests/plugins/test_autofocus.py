@@ -15,7 +15,7 @@ from probeloop.simulators.stem import StemSettings, StemSimulator
 
 from probeloop.data.aberrations import strehl, wavelength
 from probeloop.data.calibration import CalibrationSet
-from probeloop.data.commands import Scan, SetAberrations
+from probeloop.data.commands import Scan, SetAberrations, Unblank
 from probeloop.data.control import Result
 from probeloop.data.driver import InstrumentInfo
 from probeloop.data.errors import CalibrationError, PlanError, RefusedError
@@ -228,7 +228,8 @@ def test_large_errors_are_no_success() -> None:
 
 def test_a_refused_command_ends_it_in_words() -> None:
     generator = plan().run(context())
-    assert isinstance(next(generator), Scan)
+    assert isinstance(next(generator), Unblank)
+    assert isinstance(generator.send(Result()), Scan)
     with pytest.raises(StopIteration) as end:
         generator.throw(RefusedError("dose", "area_dose", "1e20 e/m^2"))
     assert end.value.value["succeeded"] is False
