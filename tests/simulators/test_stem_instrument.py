@@ -18,6 +18,7 @@ from probeloop.data.errors import DriverError
 from probeloop.data.frame import FrameBlock, FrameBuffer, FrameFlag
 from probeloop.data.scan import Region
 from probeloop.data.settings import Settings, SettingsError, convert
+from probeloop.testing.check_driver import check_driver
 
 SMALL: dict[str, Any] = {
     "pixels": 32, "pixel_angle": 8.0, "tile": 8, "carbon": 0.2, "crystal": 0.4, "pace": None, "settling": 0.0,
@@ -238,3 +239,9 @@ def test_make_safe_ends_a_paced_scan_at_once() -> None:
     assert stem.read_back()["blanked"] is True
     thread.join()
     stem.close()
+
+
+@pytest.mark.parametrize(("pace", "threads"), [(None, 1), (1.0, 2)])
+def test_it_keeps_the_contract_of_a_driver(pace: float | None, threads: int) -> None:
+    small = {"tile": 4, "carbon": 0.1, "settling": 0.02, "pace": pace, "threads": threads}
+    assert check_driver(lambda: column(**small)) == []
