@@ -89,6 +89,7 @@ class Rig:
     plugins: dict[str, Plugin] = field(default_factory=dict)
     plans: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     plan: PlanState = PlanState()
+    plan_values: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     recording: bool | None = None
     session: str = ""
     roles: dict[str, str] = field(default_factory=dict)
@@ -213,6 +214,8 @@ class Rig:
         elif not running:
             plan = replace(plan, reason=str(state.get("message", plan.reason)), eta=None)
         self.plan = plan
+        if plan.name:
+            self.plan_values[plan.name] = _table(state, "parameters")
         self._found_by(plan.name, _table(state, "summary"))
 
     def _found_by(self, plan: str, summary: Mapping[str, Any]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from PySide6.QtWidgets import (
     QComboBox,
     QFrame,
@@ -28,7 +31,7 @@ class PlanPanel(QWidget):
     def __init__(self, station: Station) -> None:
         super().__init__()
         self._station = station
-        self._shown_plan = ""
+        self._schema: Mapping[str, Any] = {}
         self.plan = QComboBox()
         self.plan.setAccessibleName("Plan")
         self.seed = QLineEdit()
@@ -91,8 +94,8 @@ class PlanPanel(QWidget):
         self.refresh()
 
     def _choose(self, name: str) -> None:
-        schema = self._station.rig.plans.get(name, {})
-        self.form = ParameterForm(schema)
+        self._schema = self._station.rig.plans.get(name, {})
+        self.form = ParameterForm(self._schema, self._station.rig.plan_values.get(name))
         self._scroll.setWidget(self.form)
 
     def run_plan(self) -> None:
@@ -147,6 +150,8 @@ class PlanPanel(QWidget):
             self.plan.addItems(names)
             if chosen in names:
                 self.plan.setCurrentText(chosen)
+        if rig.plans.get(self.plan.currentText(), {}) != self._schema:
+            self._choose(self.plan.currentText())
         plan = rig.plan
         paused = plan.state == "paused"
         self.run.setEnabled(bool(names) and not plan.running and not rig.fault)
