@@ -162,6 +162,51 @@ def test_stop_in_the_middle_of_a_scan_ends_it_in_band() -> None:
     assert isinstance(stops[0], Accepted)
 
 
+def test_stop_between_judgement_and_call_keeps_the_call_out() -> None:
+    driver = FakeDriver(modality="stem", limits=FREE)
+    rig = LocalInstrument(driver)
+    rig.take()
+    rig.submit(c.Unblank())
+    began = rig.desk.began
+
+    def stop_comes(*arguments: Any) -> None:
+        began(*arguments)
+        rig.handle(c.Stop("just now"))
+
+    rig.desk.began = stop_comes  # type: ignore[method-assign]
+    rig.desk.run_next()
+    assert "unblank" not in [call.verb for call in driver.calls]
+    assert driver.values["blanked"]
+
+
+class Late(FakeDriver):
+    """Its calls reach the hardware late, whatever make_safe says meanwhile."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(modality="stem", limits=FREE)
+        self.seconds, self.entered = seconds, threading.Event()
+
+    def _do(self, verb: str, command: c.Command, **changes: Any) -> int:
+        self.entered.set()
+        threading.Event().wait(self.seconds)
+        return super()._do(verb, command, **changes)
+
+
+def test_the_verdict_waits_for_the_call_that_was_inside_and_makes_safe_after_it() -> None:
+    driver = Late(0.05)
+    rig = LocalInstrument(driver)
+    rig.take()
+    rig.submit(c.Unblank())
+    executor = threading.Thread(target=rig.desk.run_next)
+    executor.start()
+    assert driver.entered.wait(5.0)
+    assert isinstance(rig.handle(c.Stop()), Accepted)
+    verbs = [call.verb for call in driver.calls]
+    assert verbs[-3:] == ["make_safe", "unblank", "make_safe"]
+    executor.join(5.0)
+    assert driver.values["blanked"]
+
+
 class _Policy(threading.Thread):
     """Takes control whenever it can, and sends what a wild policy would."""
 
@@ -184,7 +229,7 @@ class _Policy(threading.Thread):
 @pytest.mark.timeout(600)
 def test_live_stops_against_two_policies(rig_id: str) -> None:
     """At random phase; PROBELOOP_STOPS=10000 is the long form."""
-    driver = FakeDriver(modality="stem", limits=FREE)
+    driver = Late(1e-4)
     ready, end, over = threading.Event(), threading.Event(), threading.Event()
     now = [0]
     verdicts: list[int] = []  # calls that had reached the driver when the STOP was answered
