@@ -76,6 +76,9 @@ class HillClimb(_Cells):
         stride: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
         restarts: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1_000_000
 
+    _here: int
+    _stride: int
+
     def context_images(self, candidates: NDArray[np.float64], shape: tuple[int, int], images: Outputs) -> None:
         """Begin anew at a random cell."""
         super().context_images(candidates, shape, images)

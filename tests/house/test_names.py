@@ -36,3 +36,14 @@ def test_the_door_loads_nothing_before_it_is_asked() -> None:
 
 def test_a_wrong_name_is_an_attribute_error() -> None:
     assert not hasattr(probeloop.api, "Manager")
+
+
+def test_the_stub_of_the_door_says_what_its_table_says() -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("api_stub", Path(__file__).with_name("api_stub.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    stub = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stub)
+    assert stub.STUB.read_text() == stub.rendered(), "write it again: python tests/house/api_stub.py"
