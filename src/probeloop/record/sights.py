@@ -61,7 +61,7 @@ def figures_of(topics: list[RecordedTopic], observed: Observed) -> list[str]:
             except ProbeloopError:
                 continue
     if last is not None:
-        spectra += [_result(name, found, last[1]) for name, found in observed.items()]
+        spectra = [_result(name, found, last[1]) for name, found in observed.items()] + spectra
     for record in topics:
         if last is not None and not record.is_scan and record.spec.kind == "spectra" and len(record):
             spectra.insert(0, _places(last, record))
