@@ -119,10 +119,8 @@ def find(name: str, kind: str | None = None, folders: Iterable[str | Path] = ())
     every = found(folders)
     kinds = INSTRUMENTS if kind == "Instrument" else (kind,) if kind else (*KINDS, *INSTRUMENTS)
     usable = [each for each in every if each.error is None and each.kind in kinds]
-    for match in (lambda e: e.name == name, lambda e: name in e.names):
-        for each in usable:
-            if match(each):
-                return each
+    for each in sorted((e for e in usable if name in e.names), key=lambda e: e.name != name):
+        return each
     broken = next((e for e in every if e.error is not None and name in e.names and e.kind in ("", *kinds)), None)
     if broken is not None:
         raise DropInError(f"{name!r} in {broken.path} can't be loaded: {broken.error}", "mend the file")
@@ -199,14 +197,31 @@ def load_path(path: str | Path) -> tuple[type[Any], ...]:
 
 def load_commands(name: str, folders: Iterable[str | Path] = ()) -> ModuleType | None:
     """Return the module `commands` (train, bench, plans) of a drop-in that is a folder, or None."""
-    drop_in = next((e for e in found(folders) if e.error is None and (e.path.name == name or name in e.names)), None)
-    if drop_in is None:
-        find(name, None, folders)
-        return None
+    fitting = (e for e in found(folders) if e.error is None and (e.path.name == name or name in e.names))
+    drop_in = next(fitting, None) or find(name, None, folders)
     if not (drop_in.path / "commands.py").is_file():
         return None
     package = _import(replace(drop_in, module=""))
     return _guarded(f"{package.__name__}.commands", drop_in.path / "commands.py")
+
+
+def stamp(folders: Iterable[str | Path] = ()) -> int:
+    """Return a number that is another one when a source in the watched folders is [0.5 ms]."""
+    homes = [*folders, *user_folders(), *(p for room in ROOMS for p in importlib.import_module(room).__path__)]
+    seen: list[tuple[str, int, int, int]] = []
+    todo = [str(home) for home in homes]
+    while todo:
+        try:
+            with os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".py"):
+                        at = entry.stat()
+                        seen.append((entry.path, at.st_mtime_ns, at.st_ino, at.st_size))
+                    elif "." not in entry.name and not entry.name.startswith("_") and entry.is_dir():
+                        todo.append(entry.path)
+        except OSError:
+            continue
+    return hash(tuple(sorted(seen)))
 
 
 def _in_folder(folder: Path, origin: str, instrument: str, room: str = "") -> Iterator[Found]:
@@ -379,4 +394,6 @@ def load_object(module: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise DropInError(f"{module}.{name} can't be loaded: {error}", "probeloop doctor says what is missing") from error
+        raise DropInError(
+            f"{module}.{name} can't be loaded: {error}", "probeloop doctor says what is missing"
+        ) from error

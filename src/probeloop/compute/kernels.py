@@ -60,9 +60,10 @@ def _weighted_single(frames: Any, weight: Any, box: Any, out: Any) -> None:
     for n in range(frames.shape[0]):
         total = 0.0
         for y in range(first, end):
+            values, weights = frames[n, y, left:right], weight[y, left:right]
             row: Any = np.float32(0.0)
-            for x in range(left, right):
-                row += weight[y, x] * np.float32(frames[n, y, x])
+            for x in range(values.size):  # from 0, so that no index can wrap round: it vectorises
+                row += weights[x] * np.float32(values[x])
             total += row
         out[n] = total
 
@@ -73,8 +74,9 @@ def _weighted_double(frames: Any, weight: Any, box: Any, out: Any) -> None:
     for n in range(frames.shape[0]):
         total = 0.0
         for y in range(first, end):
-            for x in range(left, right):
-                total += weight[y, x] * np.float64(frames[n, y, x])
+            values, weights = frames[n, y, left:right], weight[y, left:right]
+            for x in range(values.size):
+                total += weights[x] * np.float64(values[x])
         out[n] = total
 
 

@@ -29,6 +29,7 @@ class SourceWatch:
         self._folders = tuple(Path(folder) for folder in folders)
         self._known: dict[tuple[Path, str], str] = {key: mark for key, (mark, _) in self._now().items()}
         self._pending: dict[tuple[Path, str], str] = {}
+        self._stamp = discover.stamp(self._folders)
 
     def _now(self) -> dict[tuple[Path, str], tuple[str, discover.Found]]:
         return {
@@ -39,6 +40,10 @@ class SourceWatch:
 
     def look(self) -> list[SourceChange]:
         """Return what changed since the last look that returned it."""
+        stamp = discover.stamp(self._folders)
+        if stamp == self._stamp and not self._pending:
+            return []
+        self._stamp = stamp
         changes = []
         now = self._now()
         files = {path for path, name in self._known if name}
