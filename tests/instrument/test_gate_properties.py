@@ -311,6 +311,14 @@ class GateMachine(RuleBasedStateMachine):
         self._send(self._pick(number), holder=holder, epoch=self.rig.desk.state.epoch - back)
         self.run()
 
+    @rule(number=pick)
+    def old(self, number: int) -> None:
+        self.forged(number, "experiment", 1)
+
+    @rule(number=pick)
+    def foreign(self, number: int) -> None:
+        self.forged(number, "stranger", 0)
+
     @rule(number=pick, wait=of(0.0, 0.2), deadline=of(0.1, 0.05))
     def late(self, number: int, wait: float, deadline: float) -> None:
         self._send(self._pick(number), not_after=self.rig.clock.now_ns() + round(deadline * 1e9))
@@ -389,4 +397,4 @@ def test_without_a_check_the_property_fails(name: str) -> None:
     mutant = type("Mutant", (GateMachine,), {"without": name, "pool": FOCUS[name]})
     run_state_machine_as_test(whole, settings=budget(3, 10))
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(mutant, settings=budget(30, 12))
+        run_state_machine_as_test(mutant, settings=budget(100, 15))

@@ -59,6 +59,7 @@ class Rig:
                 if isinstance(event, kind) and all(getattr(event, k) == v for k, v in fields.items()):
                     return event
             assert clock.now_ns() < deadline, f"no {kind.__name__} {fields} among {self.events[-5:]}"
+            self.ask(control.Heartbeat("experiment", self.epoch))
             self.events += [decode_event(body) for body in self.reader.read(0.2)]
 
     def done(self, reply: Any) -> control.Result:

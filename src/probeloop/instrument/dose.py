@@ -72,14 +72,17 @@ class DoseMap:
     def highest_in(self, scan: c.Scan) -> float:
         """Return the highest density inside a scan's rectangle, one cell wider [e/m²]."""
         ny, nx = self.values.shape
-        x = self.low[0] + (np.arange(nx) + 0.5) * self.cell[0] - scan.region.centre_x
-        y = self.low[1] + (np.arange(ny)[:, None] + 0.5) * self.cell[1] - scan.region.centre_y
+        corners = (scan.region.corners() - self.low) / self.cell
+        x0, y0 = np.clip(np.floor(corners.min(axis=0)).astype(int) - 1, 0, (nx, ny))
+        x1, y1 = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 2, 0, (nx, ny))
+        x = self.low[0] + (np.arange(x0, x1) + 0.5) * self.cell[0] - scan.region.centre_x
+        y = self.low[1] + (np.arange(y0, y1)[:, None] + 0.5) * self.cell[1] - scan.region.centre_y
         cos, sin = math.cos(scan.region.rotation), math.sin(scan.region.rotation)
         margin = float(self.cell.max())
         inside = (np.abs(cos * x + sin * y) <= scan.region.width / 2 + margin) & (
             np.abs(-sin * x + cos * y) <= scan.region.height / 2 + margin
         )
-        return float(self.values[inside].max(initial=0.0))
+        return float(self.values[y0:y1, x0:x1][inside].max(initial=0.0))
 
 
 class DoseAccount:

@@ -120,14 +120,17 @@ def judge(
     clock_ns = now_ns if clock_ns is None else clock_ns
     _, sigma = drift.at(clock_ns)
     cost = Cost()
+    proposal = Proposal(command, submit, state, info, limits, now_ns, sigma, cost)
     located = costed = False
     for name, check in checks.items():
         try:
             if name not in _BEFORE_PLACES and not located:
                 command, located = in_scan_frame(command, drift, info.grid, clock_ns), True
+                proposal = replace(proposal, command=command)
             if name in _NEED_COST and not costed:
                 cost, costed = forecast(command, state), True
-            refusal = check(Proposal(command, submit, state, info, limits, now_ns, sigma, cost))
+                proposal = replace(proposal, cost=cost)
+            refusal = check(proposal)
         except (ProbeloopError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
             refusal = Refusal(f"the check {name!r} can't judge this: {error}", name)
         if refusal is not None:
