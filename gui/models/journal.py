@@ -15,8 +15,7 @@ from probeloop.api import display as with_unit
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 _KEPT = 2000
-_QUIET = ("running", "ready", "started", "restarted", "closed", "recording", "enabled")
-_BAD = ("died", "failed", "off", "stopped", "crashed", "fault", "error")
+_BAD = ("died", "failed", "off", "stopped", "tripped", "missed", "reload failed")
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,8 @@ def _words(event: Event) -> tuple[Level, str] | None:
         return "warning", f"{event.count} frames of {event.topic} lost from {event.first}{pixels}: {event.reason}"
     if isinstance(event, StateChange):
         level: Level = "error" if event.state in _BAD else "info"
-        return level, f"{event.target}: {event.state}" + (f": {event.reason}" if event.reason else "")
+        who = f"{event.target} {event.data.get('plan', '')}".strip() if event.target == "plan" else event.target
+        return level, f"{who}: {event.state}" + (f": {event.reason}" if event.reason else "")
     if isinstance(event, Revision):
         values = ", ".join(f"{key} = {value}" for key, value in event.values.items())
         return "debug", f"{event.target}: revision {event.revision}, {values}"

@@ -184,8 +184,8 @@ class PatternView(QWidget):
         newest = self.newest
         if newest is not None and newest.spec is not None:
             shape = " × ".join(map(str, reversed(newest.spec.frame_shape)))
-            scan = f", pixel {newest.scan_index}" if newest.scan_index >= 0 else ", no pixel"
-            self.about.say(f"{shape}{scan}{', settling' if newest.settling else ''}")
+            scan = f"pixel {newest.scan_index}" if newest.scan_index >= 0 else "no pixel"
+            self.about.say(f"{scan}{', settling' if newest.settling else ''}, {shape}")
         controls = self._controls()
         names = list(controls)
         if [self.detector.itemText(i) for i in range(self.detector.count())] != names:

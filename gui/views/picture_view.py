@@ -62,6 +62,8 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
         self.extent: Extent | None = None
         self.shown: NDArray[Any] | None = None
         self._index = np.zeros((0, 0), np.uint8)
+        self._by_hand = False
+        self.box.sigRangeChangedManually.connect(lambda *_: self._zoomed())
         self._levels_drawn = (np.nan, np.nan)
         self.unit_factor = 1.0
         self.setAccessibleName(name)
@@ -94,7 +96,7 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
             self._fit(extent)
 
     def _fit(self, extent: Extent) -> None:
-        grown = self.extent is None or self.extent.units != extent.units
+        self._by_hand = self._by_hand and self.extent is not None and self.extent.units == extent.units
         self.extent = extent
         self.unit_factor, unit = scene_unit(max(extent.width, extent.height), extent.units)
         f = self.unit_factor
@@ -105,17 +107,24 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
         self.scale_bar.unit = unit or "px"
         self.scale_bar.setVisible(True)
         self.box.setLimits(maxXRange=8 * rect.width(), maxYRange=8 * rect.height())
-        self.fit() if grown or not self._overlaps(rect) else self.scale_bar.fit()
+        if not self._by_hand or self._left(rect):
+            self.fit()
+        else:
+            self.scale_bar.fit()
 
-    def _overlaps(self, rect: QRectF) -> bool:
-        """Whether the picture still fills a fair part of the view: else fit it again."""
+    def _zoomed(self) -> None:
+        self._by_hand = True
+
+    def _left(self, rect: QRectF) -> bool:
+        """Whether a person's zoom shows little of the picture: then it is fitted again."""
         seen: QRectF = self.box.viewRect()
         common = seen.intersected(rect)
         part: float = common.width() * common.height()
-        return part > 0.2 * rect.width() * rect.height() and part > 0.1 * float(seen.width() * seen.height())
+        return part < 0.1 * float(seen.width() * seen.height())
 
     def fit(self) -> None:
         """Show the whole picture."""
+        self._by_hand = False
         if self.extent is not None:
             self.box.setRange(self.image.mapRectToParent(self.image.boundingRect()), padding=0.02)
             self.scale_bar.fit()
