@@ -388,7 +388,7 @@ def test_every_check_has_its_mutation() -> None:
 
 
 def test_no_sequence_breaks_a_limit() -> None:
-    run_state_machine_as_test(GateMachine, settings=budget(60, 25))
+    run_state_machine_as_test(GateMachine, settings=budget(30, 25))
 
 
 @pytest.mark.parametrize("name", list(CHECKS))
