@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from .kernels import aligned, explained
 
@@ -199,6 +198,8 @@ def _climb(score: Score, start: Array, step: float) -> Array:
     """Return the top of the hill that `start` is on [m]."""
     simplex = np.vstack([np.zeros(3), np.eye(3)])
     options = {"initial_simplex": start / step + simplex, "xatol": 1e-3, "fatol": 1e-6, "maxfev": 400}
+    from scipy.optimize import minimize  # takes a second to import: not at the start of a rig
+
     found = minimize(lambda v: -score(v * step).sum(), start / step, method="Nelder-Mead", options=options)
     return np.asarray(found.x * step)
 

@@ -230,7 +230,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What a finished command gave. Bulk data stay on their topic, named by (topic, generation, first_index, count).
 
     first_valid_index: the first block index at or after which frames show the new state.
-    physical_ns: end of exposure of the cause to the first valid frame, settling included.
+    physical_ns: end of exposure of the cause, of this command or of the change before it, to the first valid frame,
+    settling included.
     """
 
     generation: int = 0

@@ -80,7 +80,9 @@ class Executor:
 
     def __init__(self, instrument: Instrument, desk: Desk, acquire: Acquire) -> None:
         self._instrument, self._desk, self._acquire = instrument, desk, acquire
+        self._exposed_ns = 0
         self._settled_ns = 0
+        self._changed_for_ns = 0  # end of exposure of what the last change was decided on, until a frame shows it
 
     def run(self, job: Job) -> None:
         """Carry out one job; how it went is told as Done or Failed."""
@@ -127,11 +129,13 @@ class Executor:
         trace = msgspec.structs.replace(job.submit.trace, verdict=job.verdict_ns, applied=applied)
         if not isinstance(done, Acquisition):
             self._settled_ns = max(self._settled_ns, int(done))
+            self._changed_for_ns = trace.exposed or self._changed_for_ns
             return Result(generation=generation, readback=readback, cost=judged.cost, trace=trace), None
         delivery = self._pump(job, command, done, generation, readback)
         physical = None
-        if trace.exposed and delivery.first_valid_ns:
-            physical = delivery.first_valid_ns - trace.exposed
+        exposed = trace.exposed or self._changed_for_ns
+        if exposed and delivery.first_valid_ns:
+            physical, self._changed_for_ns = delivery.first_valid_ns - exposed, 0
         return (
             Result(
                 generation=generation,

@@ -10,7 +10,8 @@ from ..data.errors import DropInError, Problem, SettingsError
 from ..data.settings import Settings, convert
 from .schema import Rig
 
-_IN_A_PLUGIN_ENTRY = ("FrameTransform", "ScanTransform", "Scalarizer", "Reward")
+_IN_THE_EXPERIMENT = ("Scalarizer", "Reward")
+_IN_A_PLUGIN_ENTRY = ("FrameTransform", "ScanTransform", *_IN_THE_EXPERIMENT)
 
 
 def faults(rig: Rig) -> list[Problem]:
@@ -23,9 +24,27 @@ def faults(rig: Rig) -> list[Problem]:
     _look(found, entry.use, ("Driver", "Simulator"), entry.parameters, "instrument", rig, inline=True)
     for name, plugin in rig.plugins.items():
         _look(found, plugin.use, _IN_A_PLUGIN_ENTRY, plugin.parameters, f"plugins.{name}", rig)
+    _look_at_plans(found, rig)
+    return found
+
+
+def faults_of_experiment(rig: Rig) -> list[Problem]:
+    """Return the faults of what the experiment's process runs: plans, scalarizers and rewards."""
+    found: list[Problem] = []
+    for name, plugin in rig.plugins.items():
+        try:
+            kind = discover.find(plugin.use, None, rig.folders).kind
+        except DropInError:
+            continue  # whoever starts the plug-ins says so
+        if kind in _IN_THE_EXPERIMENT:
+            _look(found, plugin.use, _IN_THE_EXPERIMENT, plugin.parameters, f"plugins.{name}", rig)
+    _look_at_plans(found, rig)
+    return found
+
+
+def _look_at_plans(found: list[Problem], rig: Rig) -> None:
     for i, plan in enumerate(rig.plans):
         _look(found, plan.use, ("Plan",), plan.parameters, f"plan[{i}]", rig)
-    return found
 
 
 def _look(

@@ -18,6 +18,7 @@ from ..data.control import (
     Reload,
     Reply,
     Request,
+    StateChange,
     decode_request,
     encode,
 )
@@ -67,6 +68,8 @@ class RigPlugins:
     def __init__(self, bus: Bus, rig: Rig, spawn: Spawn) -> None:
         """Start them; raises SettingsError when one is unknown."""
         wanted = transforms(rig)
+        self.starting = set(wanted)  # not yet heard of
+        self.failed: set[str] = set()
         inputs = sorted({topic for instance, _ in wanted.values() for topic in instance.input})
         self._input = tuple(inputs[:1]) or ("camera",)
         self._folders = rig.folders
@@ -88,7 +91,14 @@ class RigPlugins:
 
     def take(self, event: Event) -> None:
         """Hear an event."""
+        self._hear(event)
         self._keeper.take(event)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, StateChange) and event.target in self.starting and event.state != "restarted":
+            self.starting.discard(event.target)
+            if event.state not in ("waiting", "running", "disabled"):
+                self.failed.add(event.target)
 
     def look(self) -> list[Event]:
         """Answer requests, notice what hangs, died or changed; return what to tell."""
@@ -97,7 +107,10 @@ class RigPlugins:
                 respond(encode(self._answer(decode_request(body))))
             except WireError as error:
                 respond(encode(Refused(error.message)))
-        return self._keeper.look()
+        told = self._keeper.look()
+        for event in told:
+            self._hear(event)
+        return told
 
     def _answer(self, request: Request) -> Reply:
         match request:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ..bus.node import Bus
 from ..bus.request import Client
 from ..data.calibration import CalibrationSet
-from ..data.errors import BusError, ContractError, DriverError, ProbeloopError
+from ..data.errors import BusError, ContractError, DriverError, ProbeloopError, SettingsError
 
 if TYPE_CHECKING:
+    from ..discover import Found
     from ..experiment.setup import ExperimentConfig
     from .process import ProcessConfig
     from .schema import Rig
@@ -45,15 +46,25 @@ def instrument(config: ProcessConfig, stop: threading.Event) -> None:
 
 def guard(config: ProcessConfig, stop: threading.Event) -> None:
     """Watch the instrument's process over a connection of its own, where the driver offers one."""
-    from ..discover import load_class
+    from ..discover import find, load
     from ..instrument.guard import run_guard
 
     rig = config.rig
-    cls: Any = load_class(rig.instrument.use, "Instrument", rig.folders)
-    offer = getattr(cls, "guard_connection", None)
+    found = find(rig.instrument.use, "Instrument", rig.folders)
+    offer: Any = None
+    if not _is_shipped_simulator(found):
+        offer = getattr(load(found), "guard_connection", None)
     connect = None if offer is None else lambda: offer(rig.instrument.parameters)
     with Bus(rig.name, config.name) as bus:
         run_guard(bus, connect, stop=stop)
+
+
+def _is_shipped_simulator(found: Found) -> bool:
+    """True for one that says nothing of a guard: to import it would cost a second, and 60 MB, for nothing."""
+    if found.kind != "Simulator" or found.origin != "shipped":
+        return False
+    sources = found.path.rglob("*.py") if found.path.is_dir() else (found.path,)
+    return not any(b"guard_connection" in source.read_bytes() for source in sources)
 
 
 def plugins(config: ProcessConfig, stop: threading.Event) -> int:
@@ -84,7 +95,11 @@ def plugins(config: ProcessConfig, stop: threading.Event) -> int:
 def experiment(config: ProcessConfig, stop: threading.Event) -> None:
     """Run plans."""
     from ..experiment.process import run_experiment
+    from .drop_ins import faults_of_experiment
 
+    problems = faults_of_experiment(config.rig)
+    if problems:
+        raise SettingsError(problems, f"mend {config.rig.source}")
     with Bus(config.rig.name, config.name) as bus:
         run_experiment(bus, _experiment(config.rig), stop=stop)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -17,7 +18,7 @@ from ..bus.node import Bus
 from ..bus.request import Client
 from ..bus.topic import check_budget
 from ..data import control
-from ..data.errors import BusError, ProbeloopError, Problem, RefusedError, SettingsError, WireError
+from ..data.errors import BusError, ProbeloopError, Problem, RefusedError, SettingsError, SharedMemoryError, WireError
 from .plugins import RigPlugins
 from .schema import PlanEntry, Rig
 from .summary import Summary
@@ -38,6 +39,8 @@ class Session:
         self._end = threading.Event()
         self._why = ""
         self._was_ready = False
+        self._over_at, self._look_at = math.inf, 0.0
+        self._clients: dict[str, Client] = {}
 
     def end(self, why: str) -> None:
         """Ask the run to end in order."""
@@ -46,13 +49,19 @@ class Session:
 
     def run(self) -> dict[str, Any]:
         """Run everything; return the summary. Raises ProbeloopError when the rig can't start."""
-        lock = RigLock(self.rig.name)
         try:
-            with Bus(self.rig.name, "supervisor") as bus:
-                bus.clean_stale()
-                return self._run_on(bus)
-        finally:
-            lock.release()
+            lock = RigLock(self.rig.name)
+            try:
+                with Bus(self.rig.name, "supervisor") as bus:
+                    bus.clean_stale()
+                    bus.clean_other_rigs()
+                    return self._run_on(bus)
+            finally:
+                lock.release()
+        except ProbeloopError:
+            if not self._was_ready:
+                self._forget()
+            raise
 
     def _run_on(self, bus: Bus) -> dict[str, Any]:
         self._bus = bus
@@ -63,6 +72,8 @@ class Session:
             self._start()
             ready_s = time.monotonic() - self.started
             self._was_ready = True
+            if self.seconds is not None:
+                self._over_at = time.monotonic() + self.seconds
             for plan in self.rig.plans:
                 times = 0
                 while not self._ended() and (plan.times == 0 or times < plan.times):
@@ -76,8 +87,6 @@ class Session:
             published = self._published()
         except ProbeloopError:
             self._close()
-            if not self._was_ready:
-                self._forget()
             raise
         self._close()
         return self._finish(ready_s, published)
@@ -89,7 +98,6 @@ class Session:
 
     def _start(self) -> None:
         start = self._supervisor.start
-        checking = start("check", "check", restart=False)
         instrument = start("instrument", "instrument", needed=True)
         start("guard", "guard")
         start("recorder", "recorder")
@@ -98,25 +106,37 @@ class Session:
         if not self.headless:
             start("window", "window", restart=False)
             start("stop_window", "stop_window")
-        self._checked(checking)
-        state = self._wait_ready("instrument", instrument)
-        sizes = {topic: int(size) for topic, size in state.get("topics", {}).items()}
-        check_budget({topic: max(size, 2**20) for topic, size in sizes.items()}, self.rig.memory_budget_mb * 2**20)
-        self._wait_ready("recorder", self._supervisor.children["recorder"])
-        self._wait_ready("experiment", self._supervisor.children["experiment"])
+        try:
+            state = self._wait_ready("instrument", instrument)
+            sizes = {topic: int(size) for topic, size in state.get("topics", {}).items()}
+            check_budget({t: max(size, 2**20) for t, size in sizes.items()}, self.rig.memory_budget_mb * 2**20)
+            self._wait_ready("recorder", self._supervisor.children["recorder"])
+            self._wait_ready("experiment", self._supervisor.children["experiment"])
+            self._wait_plugins()
+        except ProbeloopError as error:
+            self._explain(error)
+            raise
+        if self._plugins.failed:
+            self._explain(None)
 
-    def _checked(self, child: Child) -> None:
-        """Wait for the verdict on the rig's drop-ins; raises SettingsError with every fault."""
+    def _explain(self, error: ProbeloopError | None) -> None:
+        """Something did not start: raise SettingsError with every fault of the rig's drop-ins, if they have any.
+
+        Each process converts its own parameters and ends at the first fault; this looks at all of them.
+        """
+        if self._end.is_set() or isinstance(error, SharedMemoryError):
+            return
+        child = self._supervisor.start("check", "check", restart=False)
         assert child.popen is not None
-        code = child.popen.wait(_READY_S)
+        child.popen.wait(_READY_S)
+        del self._supervisor.children["check"]
         path = self.folder / "log" / "check.json.faults"
         if not path.exists():
-            raise ProbeloopError(self._supervisor.error_of(child))
+            return
         problems = msgspec.json.decode(path.read_bytes(), type=list[Problem])
         path.unlink()
-        del self._supervisor.children["check"]
-        if code:
-            raise SettingsError(problems, f"mend {self.rig.source}")
+        if problems:
+            raise SettingsError(problems, f"mend {self.rig.source}") from error
 
     def _wait_ready(self, service: str, child: Child) -> dict[str, Any]:
         deadline = time.monotonic() + _READY_S
@@ -129,25 +149,34 @@ class Session:
                 return reply.state
             if not child.alive:
                 raise ProbeloopError(self._supervisor.error_of(child))
-            self._turn(0.02)
+            self._turn(0.05)
         if self._end.is_set():
             raise ProbeloopError(self._why or "interrupted")
         raise ProbeloopError(f"{service} is not ready after {_READY_S:g} s", f"see {self.folder}/log/{service}.log")
 
+    def _wait_plugins(self) -> None:
+        """Wait until every plug-in listens, or is known not to: one that comes later misses the first frames."""
+        deadline = time.monotonic() + _READY_S
+        while self._plugins is not None and self._plugins.starting:
+            if self._end.is_set() or self._supervisor.ended:
+                raise ProbeloopError(self._why or self._supervisor.ended or "interrupted")
+            if time.monotonic() > deadline:
+                late = ", ".join(sorted(self._plugins.starting))
+                raise ProbeloopError(f"not ready after {_READY_S:g} s: {late}", f"see {self.folder}/log")
+            self._turn(0.05)
+
     def ask(self, service: str, request: control.Request, timeout_s: float = 2.0) -> control.Reply:
         """Send a request to a process of the rig; raises BusError when it does not answer."""
-        client = Client(self._bus, service)
-        try:
-            return control.decode_reply(client.call(control.encode(request), timeout_s))
-        finally:
-            client.close()
+        if service not in self._clients:
+            self._clients[service] = Client(self._bus, service)
+        return control.decode_reply(self._clients[service].call(control.encode(request), timeout_s))
 
     def _run_plan(self, plan: PlanEntry) -> bool:
         """Run one plan to its end; False when nothing further should run."""
         before = len(self.summary.plans)
         request = control.Run(plan=plan.use, parameters=plan.parameters, seed=plan.seed)
         try:
-            reply = self.ask("experiment", request, timeout_s=10.0)
+            reply = self.ask("experiment", request, timeout_s=_READY_S)
             if isinstance(reply, control.Refused):
                 raise RefusedError(reply.reason, reply.limit, reply.allowed)
         except ProbeloopError as error:
@@ -170,7 +199,7 @@ class Session:
             self._turn()
 
     def _turn(self, seconds: float = _TICK_S) -> None:
-        """Take the events that are there, wait for more, look after the processes."""
+        """Take the events that are there, wait for more, look after the processes 4 times a second."""
         for body in self._reader.read(seconds):
             try:
                 event = control.decode_event(body)
@@ -181,6 +210,9 @@ class Session:
                 self._show(event)
             if self._plugins is not None:
                 self._plugins.take(event)
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + _TICK_S
         happened = self._supervisor.look()
         if self._plugins is not None:
             happened += self._plugins.look()
@@ -188,7 +220,7 @@ class Session:
             self._writer.write(told(event))
 
     def _ended(self) -> bool:
-        if self.seconds is not None and time.monotonic() - self.started > self.seconds:
+        if time.monotonic() > self._over_at:
             self.end(f"{self.seconds:g} s are over")
         if self._supervisor.ended:
             window = "window" in self._supervisor.ended
@@ -216,7 +248,9 @@ class Session:
     def _close(self) -> None:
         self._end.set()
         begun = time.monotonic()
-        self.killed = self._supervisor.stop("window", "stop_window", "experiment", "instrument", "guard")
+        self.killed = self._supervisor.stop("window", "stop_window", "experiment")
+        self.killed += self._supervisor.stop("instrument")
+        self.killed += self._supervisor.stop("guard")
         if self._plugins is not None:
             self._plugins.close()
         self.killed += self._supervisor.stop("recorder")
@@ -226,8 +260,8 @@ class Session:
                 self.summary.take(control.decode_event(body))
             except WireError:
                 continue
-        self._reader.close()
-        self._writer.close()
+        for port in (self._reader, self._writer, *self._clients.values()):
+            port.close()
         self._bus.clean_stale()
 
     def _verified(self) -> dict[str, Any]:

@@ -194,19 +194,19 @@ class Supervisor:
         ]
 
     def stop(self, *names: str, seconds: float = 2.0) -> list[str]:
-        """End these processes, one after the other; return those that had to be killed."""
+        """End these processes, all at once; return those that had to be killed."""
         self._stopping = True
-        killed = []
-        for name in names:
-            child = self.children.get(name)
-            if child is None or child.popen is None:
-                continue
-            if child.alive:
+        ending = {name: child for name, child in self.children.items() if name in names and child.popen is not None}
+        for child in ending.values():
+            if child.alive and child.popen is not None:
                 child.popen.terminate()
-                try:
-                    child.popen.wait(seconds)
-                except subprocess.TimeoutExpired:
-                    killed.append(name)
+        killed, deadline = [], time.monotonic() + seconds
+        for name, child in ending.items():
+            assert child.popen is not None
+            try:
+                child.popen.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                killed.append(name)
             kill_group(child)
         return killed
 
