@@ -7,10 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from probeloop.api import Description, Done, Event, Failed, Generation, Progress, Revision, StateChange, Verdict
+from probeloop.api import (
+    Description,
+    Done,
+    Event,
+    Failed,
+    Generation,
+    Observed,
+    Progress,
+    Revision,
+    StateChange,
+    Verdict,
+)
 
 PLAN_ENDS = ("finished", "failed", "aborted", "stopped")
 _LATENCIES = 256
+_POINTS = 4096
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,7 @@ class Rig:
     generation_ns: int = 0
     busy: int = 0
     acquiring: bool = False
+    points: list[tuple[float, float, float | None]] = field(default_factory=list)
 
     def process_of(self, role: str) -> str:
         """Return the process of a role, by default of that name."""
@@ -256,6 +269,8 @@ class Rig:
         """Take in an event."""
         if isinstance(event, StateChange):
             self._changed(event)
+        elif isinstance(event, Observed):
+            self._observed(event)
         elif isinstance(event, Revision):
             known = self.plugins.get(event.target.removeprefix("plugin."))
             if known is not None:
@@ -286,6 +301,14 @@ class Rig:
             self.busy += 1
         self.version += 1
 
+    def _observed(self, event: Any) -> None:
+        """Keep where a plan measured, and the value; None where the measurement is invalid."""
+        answers = event.value.get("value") if event.kind == "observe" and isinstance(event.value, Mapping) else None
+        for each in answers if isinstance(answers, list | tuple) else ():
+            if isinstance(each, Mapping) and len(each.get("position", ())) == 2:
+                value = _number(each.get("value"), None) if each.get("valid", True) else None
+                self.points = [*self.points[1 - _POINTS :], (*map(float, each["position"]), value)]  # type: ignore[list-item]
+
     def _changed(self, event: Any) -> None:
         target, state, data = event.target.removeprefix("plugin."), event.state, event.data
         if target == "plan":
@@ -293,6 +316,8 @@ class Rig:
             name = str(data.get("plan", data.get("name", known.name)) or known.name)
             self.plan = replace(known, name=name, state=state, reason=event.reason)
             self._found_by(name, data)
+            if state == "running" and "parameters" in data and not data.get("resumed"):
+                self.points = []
         elif target in ("gate", "instrument"):
             self._gate(state, event.reason, data)
         elif target == "lease":

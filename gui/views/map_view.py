@@ -15,7 +15,7 @@ from ..models.levels import Levels
 from ..models.maps import LiveMap
 from ..models.station import Station
 from .contrast_row import ContrastRow
-from .picture_view import PictureView
+from .picture_view import PictureView, colour_table
 from .style import ElidedLabel
 
 _LEVELS_S = 0.2
@@ -46,7 +46,11 @@ class MapView(QWidget):
         self.value = ElidedLabel("Value under the pointer")
         self.value.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         self.probe = pg.ScatterPlotItem(size=15, symbol="+", pen=pg.mkPen("#ffb000", width=2), brush=None)
-        self.picture.box.addItem(self.probe, ignoreBounds=True)
+        self.points = pg.ScatterPlotItem(size=9, pen=pg.mkPen("#ffffff", width=1))
+        self.points.setToolTip("Measured by the plan: colour is the value, a cross is an invalid measurement")
+        self._points_drawn: tuple[int, object] = (-1, None)
+        for item in (self.points, self.probe):
+            self.picture.box.addItem(item, ignoreBounds=True)
         self._drawn: tuple[str, int, int] | None = None
         self._next_levels = 0.0
         self._held_until = 0.0
@@ -138,6 +142,7 @@ class MapView(QWidget):
         self._show_channels(live)
         self.about.say(self._words(live))
         self._show_probe()
+        self._show_points()
 
     def _rank(self, name: str) -> tuple[int, str]:
         """Return what a person wants to see first: the dragged detector, then one number a pixel, then the rest."""
@@ -171,6 +176,29 @@ class MapView(QWidget):
                 self.channel.setCurrentIndex(min(at, len(names) - 1))
             self._again()
         self.channel.setVisible(bool(names))
+
+    def _show_points(self) -> None:
+        """Lay what the plan measured over the map, coloured by value from low (dark) to high (bright)."""
+        points = self._station.rig.points
+        mark = (len(points), points[-1] if points else None)
+        if mark == self._points_drawn or self.picture.extent is None or self.picture.extent.units != "m":
+            return
+        self._points_drawn = mark
+        values = np.array([np.nan if value is None else value for _, _, value in points], float)
+        good = np.isfinite(values)
+        low, high = (values[good].min(), values[good].max()) if good.any() else (0.0, 1.0)
+        table = colour_table("viridis")
+        shades = np.where(good, (values - low) / ((high - low) or 1.0), 0.0) * 255
+        self.points.setData(
+            [
+                {
+                    "pos": self.picture.place(x, y),
+                    "symbol": "o" if ok else "x",
+                    "brush": pg.mkBrush(*table[int(shade)]),
+                }
+                for (x, y, _), ok, shade in zip(points, good, shades, strict=True)
+            ]
+        )
 
     def _show_probe(self) -> None:
         frames = [f for f in self._station.feed.frames.values() if f.position is not None]

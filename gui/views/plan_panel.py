@@ -159,7 +159,7 @@ class PlanPanel(QWidget):
         self.resume.setEnabled(paused)
         self.abort.setEnabled(plan.running)
         share, scan = self._station.progress()
-        self.progress.setValue(round(1000 * min(1.0, max(0.0, share))))
+        self.progress.setValue(round(1000 * min(1.0, max(0.0, share))) if plan.running else 0)
         self.progress.setFormat(f"{share:.0%}" + (" of this scan" if scan else "") if plan.running else "–")
         self.state.setText(words(plan))
         self.lease.setText(f"control: {rig.holder or 'nobody'}")
@@ -175,6 +175,8 @@ def words(plan: PlanState) -> str:
     if plan.running and plan.eta is not None:
         text += f", {_duration(plan.eta)} left"
     said = plan.reason if not plan.running and plan.reason else plan.message
+    while said.startswith(f"{plan.state}: "):  # who ended it says so too
+        said = said.removeprefix(f"{plan.state}: ")
     return f"{text}. {said}" if said else text
 
 

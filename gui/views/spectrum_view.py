@@ -29,6 +29,7 @@ class SpectrumView(QWidget):
         for side in ("bottom", "left"):
             self.plot.getAxis(side).setPen(ink)
             self.plot.getAxis(side).setTextPen(ink)
+            self.plot.getAxis(side).enableAutoSIPrefix(False)
         self.curves = [self.plot.plot(pen=pg.mkPen(pg.intColor(i + 2, 9, values=1, maxValue=200), width=2))
                        for i in range(_CURVES)]  # fmt: skip
         top = QHBoxLayout()
@@ -58,12 +59,15 @@ class SpectrumView(QWidget):
         if np.iscomplexobj(data):
             data = np.abs(data)
         axis = spec.sig[-1]
-        x = axis.values()
+        x, name, units = axis.values(), axis.name, axis.units if axis.scale is not None else "channel"
+        bias = spec.aux.get("bias", ())
+        if len(bias) == axis.size:  # a waveform is looked at over its bias: a loop
+            x, name, units = np.asarray(bias), "bias", "V"
         rows = data.reshape(-1, axis.size)[:_CURVES]
         for i, curve in enumerate(self.curves):
             curve.setData(x, rows[i]) if i < len(rows) else curve.setData([], [])
-        self.plot.setLabel("bottom", axis.name, units=axis.units if axis.scale is not None else "channel")
-        self.plot.setLabel("left", spec.units or "signal")
+        self.plot.setLabel("bottom", f"{name} [{units}]" if units else name)
+        self.plot.setLabel("left", f"signal [{spec.units}]" if spec.units else "signal")
         self.about.setText(
             f"frame {newest.version}" + (f", pixel {newest.scan_index}" if newest.scan_index >= 0 else "")
         )

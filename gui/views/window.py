@@ -182,7 +182,9 @@ class Window(QMainWindow):
         self.banner.refresh()
         self.map.refresh_slowly()
         self.pattern.refresh_slowly()
-        self.spectrum.setVisible(self.spectrum.refresh_slowly())
+        spectra = self.spectrum.refresh_slowly()
+        self.spectrum.setVisible(spectra)
+        self.pattern.setVisible(self.pattern.topic.count() > 0 or not spectra)
         self.plan.refresh()
         self.plugins.refresh()
         for panel in (self.topics, self.aberrations, self.log, self.refusals):

@@ -158,6 +158,16 @@ def test_pictures_are_drawn_in_a_handy_unit(width: float, units: str, unit: str)
     assert scene_unit(width, units)[1] == unit
 
 
+def test_measured_points_lie_on_the_map_where_they_were_measured(qtbot: Any, window: Window, fake: Any) -> None:
+    ready(qtbot, window, fake)
+    found = [{"position": [1e-9, -2e-9], "value": 3.0}, {"position": [0, 0], "value": 0.0, "valid": False}]
+    fake.say(control.Observed(step=1, kind="observe", value={"value": found}))
+    qtbot.waitUntil(lambda: len(window.map.points.points()) == 2, timeout=2000)
+    point, invalid = window.map.points.points()
+    assert (point.pos().x(), point.pos().y()) == pytest.approx((1.0, -2.0))
+    assert invalid.symbol() == "x"
+
+
 def test_the_scale_bar_follows_the_zoom(qtbot: Any, window: Window, fake: Any) -> None:
     ready(qtbot, window, fake)
     bar, box = window.map.picture.scale_bar, window.map.picture.box

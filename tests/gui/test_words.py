@@ -19,6 +19,7 @@ from probeloop.data.control import (
     Done,
     Gap,
     Generation,
+    Observed,
     Progress,
     Remark,
     Result,
@@ -146,6 +147,21 @@ def test_both_latencies_are_kept_apart() -> None:
     assert (rig.software_ns, rig.physical_ns) == ([300_000], [5_000_000])
     rig.take(Generation(id=3, command_id=1, topic="camera", settings={"C10": 6e-9}))
     assert rig.knobs["C10"].readback == 6e-9
+
+
+def test_what_a_plan_measured_is_kept_until_the_next_one_begins() -> None:
+    rig = described()
+    found = [
+        {"position": [1e-9, 2e-9], "value": 3.0, "valid": True},
+        {"position": [0, 0], "value": 9.0, "valid": False},
+    ]
+    rig.take(Observed(step=3, kind="observe", value={"value": found}))
+    rig.take(Observed(step=4, kind="checkpoint", value={"elapsed": 1.0}))
+    assert rig.points == [(1e-9, 2e-9, 3.0), (0.0, 0.0, None)]
+    rig.take(StateChange(target="plan", state="running", data={"plan": "explore", "parameters": {}, "resumed": True}))
+    assert len(rig.points) == 2
+    rig.take(StateChange(target="plan", state="running", data={"plan": "explore", "parameters": {}}))
+    assert rig.points == []
 
 
 def test_a_refusal_is_told_in_words_with_limit_and_what_is_allowed() -> None:
