@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.errors import ProbeloopError, RecordError
+from ..data.units import display
 from .reader import RecordedTopic, Session
 from .sights import figures_of, origin_of
 from .tally import Tally
@@ -111,7 +112,7 @@ def _head(folder: Path, session: Session, tally: Tally, topics: list[RecordedTop
         (f"{sum(tally.accepted.values()):,}", "commands accepted", False),
         (f"{len(tally.refused):,}", "commands refused", False),
         (f"{len(tally.failed):,}", "commands failed", bool(tally.failed)),
-        ("–" if loop is None else f"{loop[0]:.3g} ms", "loop latency, median", False),
+        ("–" if loop is None else display(loop[0] / 1e3, "s"), "loop latency, median", False),
         (_seconds(tally.span_s), "from first to last event", False),
     ]
     if "spectra_measured" in summary:

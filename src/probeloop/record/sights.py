@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from .reader import RecordedTopic
 
 _MOST_MAPS = 24
 _MOST_FRAMES = 1024
-_NEWEST = 3
+_FULLEST = 2
+_PART = re.compile(r"-\d+$")  # a point record whose frames changed shape begins anew as TOPIC-GENERATION
 
 
 def origin_of(topics: list[RecordedTopic]) -> str:
@@ -41,9 +43,9 @@ def figures_of(topics: list[RecordedTopic], observed: Observed) -> list[str]:
     spectra: list[str] = []
     patterns: list[str] = []
     last: tuple[NDArray[Any], RecordedTopic] | None = None
-    for name, group in itertools.groupby(topics, key=lambda t: t.topic):
-        records = list(group)
-        for record in records[-_NEWEST:]:
+    for name, group in itertools.groupby(sorted(topics, key=_rank), key=lambda t: _PART.sub("", t.topic)):
+        records = _chosen(list(group))
+        for record in records:
             try:
                 kind = record.spec.kind
                 if kind == "values" and record.is_scan and len(record.spec.nav) == 2:
@@ -67,6 +69,31 @@ def figures_of(topics: list[RecordedTopic], observed: Observed) -> list[str]:
             spectra.insert(0, _places(last, record))
     sections = (("Maps", maps[:_MOST_MAPS]), ("Spectra and points", spectra), ("Patterns", patterns))
     return [f'<h2>{title}</h2><div class="figures">{"".join(found)}</div>' for title, found in sections if any(found)]
+
+
+def _rank(record: RecordedTopic) -> tuple[bool, str, int]:
+    """Order topics: those of one map first, then by name, then by age."""
+    try:
+        several = len(record.spec.channels) > 1
+    except ProbeloopError:
+        several = True
+    part = _PART.search(record.topic)
+    return several, _PART.sub("", record.topic), int(part[0][1:]) if part else record.generation
+
+
+def _chosen(records: list[RecordedTopic]) -> list[RecordedTopic]:
+    """Return the fullest scans, the newest of equals, oldest first; of images the newest record alone."""
+
+    def measured(record: RecordedTopic) -> int:
+        try:
+            return int(record.present.sum()) if record.is_scan else 0
+        except ProbeloopError:
+            return -1
+
+    if not any(record.is_scan for record in records):
+        return records[-1:]
+    newest_first = sorted(records, key=lambda record: (measured(record), record.generation), reverse=True)
+    return sorted(newest_first[:_FULLEST], key=lambda record: record.generation)
 
 
 def _pixel(record: RecordedTopic) -> tuple[float, float] | None:
