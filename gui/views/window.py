@@ -31,7 +31,8 @@ from .spectrum_view import SpectrumView
 from .stop_button import STOP_KEY
 from .topics_table import TopicsTable
 
-FRAME_MS, SLOW_MS = 16, 200
+FRAME_MS, SLOW_MS = 16, 250
+IDLE_MS, IDLE_TICKS = 50, 60
 REFUSALS = "Re&fusals"
 SHORTCUTS = (
     (STOP_KEY, "STOP: the instrument goes to its safe state"),
@@ -73,6 +74,7 @@ class Window(QMainWindow):
         application = QApplication.instance()
         if application is not None:
             application.installEventFilter(self)
+        self._idle = 0
         self._frames = QTimer(self)
         self._frames.setTimerType(Qt.TimerType.PreciseTimer)
         self._frames.timeout.connect(self.refresh)
@@ -174,8 +176,11 @@ class Window(QMainWindow):
 
     def refresh(self) -> None:
         """Draw the newest frame and map, if they are new."""
-        self.map.refresh()
-        self.pattern.refresh()
+        drawn = [self.map.refresh(), self.pattern.refresh()]
+        self._idle = 0 if any(drawn) else self._idle + 1
+        wanted = FRAME_MS if self._idle < IDLE_TICKS else IDLE_MS
+        if wanted != self._frames.interval():
+            self._frames.setInterval(wanted)  # nothing to draw for a second: look 20 times a second
 
     def refresh_slowly(self) -> None:
         """Everything that a person reads."""
