@@ -18,25 +18,34 @@ class Fourier(ScanTransform):
     takes = "map"
 
     class Parameters(Settings):
-        """window: Hann suppresses the cross that a map's edges make."""
+        """window: Hann suppresses the cross that a map's edges make. channel: of several, by name; "" = the first."""
 
         window: Literal["hann", "none"] = "hann"
+        channel: str = ""
 
     def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
         """Return `power`, (1, ny, nx) float32: log10(1 + |F|^2), zero frequency in the middle, axes [1/m].
 
-        Raises SettingsError when the input is no map of single real numbers.
+        Raises SettingsError when the input is no map of real numbers, or has no such channel.
         """
         axes = spec.sig if spec.kind == "image" else spec.nav
-        plain = spec.kind == "image" or (spec.kind == "values" and not spec.frame_shape)
+        plain = spec.kind == "image" or (spec.kind == "values" and len(spec.frame_shape) < 2)
         if len(axes) != 2 or not plain or spec.numpy_dtype.kind == "c":
             what = f"{spec.name!r} has {len(axes)} scan axes and frames of shape {spec.frame_shape}"
-            raise SettingsError([Problem("input", what, "a 2D scan of single real numbers")])
+            raise SettingsError([Problem("input", what, "a 2D scan of real numbers")])
+        names = [channel.name for channel in spec.channels]
+        wanted = self.parameters.channel
+        if wanted and wanted not in names:
+            raise SettingsError([Problem("channel", f"no {wanted!r} in {spec.name!r}", " | ".join(names) or "none")])
+        several = spec.kind == "values" and len(spec.frame_shape) == 1
+        self._channel = (names.index(wanted) if wanted else 0) if several else None
         self._shape = (axes[0].size, axes[1].size)
         return {"power": StreamSpec("power", "image", "<f4", sig=tuple(map(_frequencies, axes)))}
 
     def update(self, data: Any, mask: NDArray[np.bool_] | None = None) -> Outputs | None:
-        """Return the spectrum of `data` (ny, nx), NaN where nothing is measured yet; None before the first pixel."""
+        """Return the spectrum of `data` (ny, nx) or (ny, nx, k), NaN where nothing is measured yet; None before the first pixel."""
+        if self._channel is not None:
+            data = data[..., self._channel]
         there = np.isfinite(data)
         if not there.any():
             return None

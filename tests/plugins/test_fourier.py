@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from probeloop.plugins.fourier import Fourier
 
-from probeloop.api import Axis, SettingsError, StreamSpec
+from probeloop.api import Axis, Channel, SettingsError, StreamSpec
 
 STEP = 20e-12
 
@@ -60,5 +60,22 @@ def test_before_the_first_pixel_there_is_nothing_and_uncalibrated_stays_so() -> 
     ],
 )
 def test_what_is_no_map_is_refused(wrong: StreamSpec) -> None:
-    with pytest.raises(SettingsError, match="2D scan of single real numbers"):
+    with pytest.raises(SettingsError, match="2D scan of real numbers"):
         Fourier().outputs(wrong)
+
+
+def test_one_of_several_channels_is_chosen_by_name() -> None:
+    channels = (Channel("height"), Channel("amplitude"))
+    two = StreamSpec("scan", "values", "<f4", nav=(Axis("y", 8, 1e-9), Axis("x", 8, 1e-9)), channels=channels)
+    data = np.random.default_rng(3).normal(size=(8, 8, 2)).astype(np.float32)
+    made = {}
+    for name in ("height", "amplitude", ""):
+        plugin = Fourier(Fourier.Parameters(channel=name, window="none"))
+        plugin.outputs(two)
+        made[name] = plugin.update(data)["power"]
+    centred = data[..., 1] - data[..., 1].mean()
+    naive = np.log10(1 + np.abs(np.fft.fftshift(np.fft.fft2(centred))) ** 2)
+    np.testing.assert_allclose(made["amplitude"][0], naive, rtol=1e-4)
+    np.testing.assert_array_equal(made[""], made["height"])
+    with pytest.raises(SettingsError, match=r"height \| amplitude"):
+        Fourier(Fourier.Parameters(channel="phase")).outputs(two)
