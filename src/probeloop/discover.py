@@ -393,13 +393,3 @@ def _explained(error: BaseException, path: Path) -> BaseException:
 def installed(module: str) -> bool:
     """True when a library can be imported, without importing it."""
     return importlib.util.find_spec(module) is not None
-
-
-def load_object(module: str, name: str) -> Any:
-    """Return an object of a room that the core may not import, such as the window; raises DropInError."""
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise DropInError(
-            f"{module}.{name} can't be loaded: {error}", "probeloop doctor says what is missing"
-        ) from error

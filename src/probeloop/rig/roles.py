@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..bus.node import Bus
 from ..bus.request import Client
 from ..data.calibration import CalibrationSet
-from ..data.errors import BusError, ContractError, DriverError, ProbeloopError, SettingsError
+from ..data.errors import BusError, ContractError, DriverError, DropInError, ProbeloopError, SettingsError
 
 if TYPE_CHECKING:
     from ..discover import Found
@@ -132,18 +132,23 @@ def recorder(config: ProcessConfig, stop: threading.Event) -> None:
 
 def window(config: ProcessConfig, stop: threading.Event) -> int:
     """Show the window."""
-    return _gui("probeloop.gui.app", config)
+    return show("probeloop.gui.app:main", config.rig.name)
 
 
 def stop_window(config: ProcessConfig, stop: threading.Event) -> int:
     """Show the small window that does nothing but STOP."""
-    return _gui("probeloop.gui.stop_window", config)
+    return show("probeloop.gui.stop_window:main", config.rig.name)
 
 
-def _gui(module: str, config: ProcessConfig) -> int:
-    from ..discover import load_object
+def show(window: str, rig_id: str) -> int:
+    """Open a window, which the core may not import by name; raises DropInError when it can't be loaded."""
+    import pkgutil
 
-    return int(load_object(module, "main")(config.rig.name))
+    try:
+        main = pkgutil.resolve_name(window)
+    except (ImportError, AttributeError) as error:
+        raise DropInError(f"the window can't be loaded: {error}", "probeloop doctor says what is missing") from error
+    return int(main(rig_id))
 
 
 def _calibrations(config: ProcessConfig, bus: Bus, stop: threading.Event) -> CalibrationSet:

@@ -5,30 +5,38 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from ..data.errors import BusError, ProbeloopError, SourceError
+from ..data.errors import BusError, ProbeloopError, Problem, SettingsError, SourceError
 from .load import load, write
 from .output import emit_json
-from .schema import Rig
-from .session import Session
+from .schema import Rig, RigError
+from .session import Session, no_room
 
 
 def run(options: argparse.Namespace) -> int:
     """Run what the command line asks for; return the exit code."""
     started = time.monotonic()
-    rig = _rig(options)
+    try:
+        rig = _rig(options)
+    except RigError as error:
+        raise SettingsError([*error.problems, *_faults(error.rig)], error.next_move) from None
     headless = options.headless or not has_screen()
     if not headless:
         _need("PySide6", "gui", "or add --headless")
     if not options.headless and headless and not options.json:
         sys.stderr.write("no screen: running headless, the report says what was seen\n")
     folder = _session_folder(rig, options.record)
-    write(rig, folder / "rig.toml")
+    try:
+        write(rig, folder / "rig.toml")
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise no_room(folder, error) from None
     session = Session(rig, folder, headless=headless, seconds=options.seconds, quiet=options.json, started=started)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: session.end("interrupted"))
@@ -38,6 +46,13 @@ def run(options: argparse.Namespace) -> int:
     else:
         _tell(summary)
     return 0 if not summary["problems"] else 1
+
+
+def _faults(rig: Rig | None) -> list[Problem]:
+    """Return what is wrong with the drop-ins of a rig that has other faults too: all are told at once."""
+    from .drop_ins import faults
+
+    return faults(rig) if rig is not None else []
 
 
 def has_screen() -> bool:
@@ -52,9 +67,9 @@ def open_window(name: str | None) -> int:
     if not has_screen():
         raise BusError("there is no screen here", "set DISPLAY, or run headless: probeloop run RIG --headless")
     _need("PySide6", "gui", "")
-    from ..discover import load_object
+    from .roles import show
 
-    return int(load_object("probeloop.gui.app", "main")(which_rig(name)))
+    return show("probeloop.gui.app:main", which_rig(name))
 
 
 def which_rig(name: str | None) -> str:
