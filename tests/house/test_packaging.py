@@ -23,7 +23,7 @@ ROOMS = {
     "probeloop.simulators": "simulators",
     "probeloop.gui": "gui",
 }
-DATA = ("*.toml", "*.svg", "*.png", "*.safetensors", "py.typed")
+DATA = ("*.pyi", "*.toml", "*.svg", "*.png", "*.safetensors", "py.typed")
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = CONFIG["tool"]["setuptools"]
 
