@@ -36,15 +36,14 @@ parameters = { shape = [128, 128], dwell_time = "2.5 ms" }
 class Run:
     """A probeloop command that runs a rig."""
 
-    def __init__(self, arguments: list[str], records: Path, environment: dict[str, str], prefix: list[str]) -> None:
-        self.name = f"t-{uuid.uuid4().hex[:12]}"
+    def __init__(self, arguments: list[str], records: Path, prefix: list[str], name: str) -> None:
+        self.name = name or f"t-{uuid.uuid4().hex[:12]}"
         self.records = records
         self.started = time.monotonic()
         self.popen = subprocess.Popen(
             [*prefix, sys.executable, "-m", "probeloop.cli", *arguments, "--headless", "--json",
              "--set", f"name={self.name}", "--record", str(records)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **environment},
         )  # fmt: skip
         self.out = self.err = ""
 
@@ -168,8 +167,8 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     """Start runs: launch("demo", "stem", ...); all are ended behind the test."""
     runs: list[Run] = []
 
-    def start(*arguments: str, environment: dict[str, str] | None = None, prefix: tuple[str, ...] = ()) -> Run:
-        runs.append(Run(list(arguments), tmp_path / "sessions", environment or {}, list(prefix)))
+    def start(*arguments: str, name: str = "", prefix: tuple[str, ...] = ()) -> Run:
+        runs.append(Run(list(arguments), tmp_path / "sessions", list(prefix), name))
         return runs[-1]
 
     yield start

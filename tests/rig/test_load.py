@@ -7,7 +7,7 @@ import pytest
 from probeloop.data.errors import SettingsError, SourceError
 from probeloop.data.limits import Limits
 from probeloop.rig.load import load, shipped
-from probeloop.rig.schema import limits_of
+from probeloop.rig.schema import check, limits_of
 
 GOOD = """
 schema = 1
@@ -141,3 +141,15 @@ def test_an_explicit_default_is_still_a_wish() -> None:
     with pytest.raises(SettingsError, match="dwell_time"):
         limits_of(own, {"dwell_time": [1e-7, 60.0]})
     assert limits_of(own, {"vendor_routines": []}).vendor_routines == ()
+
+
+@pytest.mark.parametrize("value", [3, "x", [1], [[1]], {"a": 1}, {"a": {"b": 1}}, True, -1.5])
+def test_whatever_a_key_holds_is_told_with_its_path(value: object) -> None:
+    good = {"schema": 1, "name": "x", "instrument": {"use": "stem"}}
+    assert check(good, "x").name == "x"
+    for key in ("schema", "instrument", "limits", "plugins", "plan", "record", "calibrations", "spectra", "budget",
+                "plugin_folders", "memory_budget"):  # fmt: skip
+        try:
+            check({**good, key: value}, "x")
+        except SettingsError as error:
+            assert all(problem.path.startswith(key) for problem in error.problems)

@@ -107,7 +107,7 @@ def test_real_domain_walls_are_scanned_and_zoomed(launch: Callable[..., Any], da
     assert made["frames_by_topic"]["scan"] == 3 * 64 * 64 + 16 * 16
     maps = [opened(path) for path in sorted((run.folder / "scan").glob("*.zspy"))]
     assert len(maps) == 4
-    assert all(axis.units == "nm" for map_ in maps for axis in map_.axes_manager._axes[:2])
+    assert all(axis.units == "nm" for map_ in maps for axis in map_.axes_manager.signal_axes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
@@ -161,7 +161,6 @@ def test_whoever_is_killed_the_session_stays(launch: Callable[..., Any], quick: 
     source = np.load(Path(quick).parent / "map.npy").reshape(-1, 1)
     assert np.array_equal(values[present.ravel()], source[present.ravel()])
     if victim == "supervisor":
-        again = launch("run", quick, "--set", f"name={run.name}", "--seconds", "0.5")
-        again.name = run.name
+        again = launch("run", quick, "--seconds", "0.5", name=run.name)
         assert again.summary()["problems"] == []
         again.nothing_left()

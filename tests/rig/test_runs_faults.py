@@ -28,6 +28,9 @@ def test_every_fault_of_a_rig_at_once_with_path_and_range(launch: Callable[..., 
     rig.write_text(
         """
 schema = 1
+tilt = 3
+[limits]
+dose = -1
 [instrument]
 use = "replay"
 file = "no-such.h5"
@@ -49,7 +52,8 @@ parameters = { count = -100 }
     )
     lines = refused(launch("run", str(rig)))
     said = "\n".join(lines)
-    for path in ("instrument.pixel_size", "instrument.colour", "plugins.haadf.parameters.inner",
+    for path in ("tilt", "limits.dose", "instrument.pixel_size", "instrument.colour",
+                 "plugins.haadf.parameters.inner",
                  "plugins.haadf.parameters.outr", "plugins.sharp.use", "plugins.area.parameters.nothing",
                  "plan[0].parameters.count"):  # fmt: skip
         assert f"probeloop: {path}: " in said
@@ -107,7 +111,7 @@ def test_a_truncated_measurement_is_named(launch: Callable[..., Any], data_dir: 
 def test_a_second_run_of_a_rig_is_told_of_the_first(launch: Callable[..., Any], quick: str) -> None:
     first = launch("run", quick)
     first.until_frames("scan", 1)
-    second = launch("run", quick, "--set", f"name={first.name}")
+    second = launch("run", quick, name=first.name)
     (line,) = second.told()
     assert "runs already" in line
     assert str(first.popen.pid) in line

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,6 +83,14 @@ class Rig(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(str(Path(self.folder, name).expanduser()) for name in self.plugin_folders)
 
 
+class RigError(SettingsError):
+    """Faults of a rig file. rig: what could be read of it, None without an instrument."""
+
+    def __init__(self, problems: Sequence[Problem], next_move: str, rig: Rig | None) -> None:
+        super().__init__(problems, next_move)
+        self.rig = rig
+
+
 def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = "") -> Rig:
     """Make a Rig of a parsed file; raises SettingsError with every fault, its key path and what is allowed."""
     problems: list[Problem] = []
@@ -97,13 +105,16 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
     instrument = _instrument(values.get("instrument"), problems)
     plugins = {}
     for key, entry in _table(values, "plugins", problems).items():
-        if not NAME.match(key):
+        if not NAME.match(str(key)):
             problems.append(Problem(f"plugins.{key}", "is no name", "small letters, digits, - and _"))
         made = _convert(PluginEntry, entry, f"plugins.{key}", problems)
         if made is not None:
             plugins[key] = made
     plans = values.get("plan", [])
     plans = [plans] if isinstance(plans, Mapping) else plans
+    if not isinstance(plans, list | tuple):
+        problems.append(Problem("plan", f"{plans!r}", "a table [plan], or several [[plan]]"))
+        plans = []
     made_plans = [_convert(PlanEntry, each, f"plan[{i}]", problems) for i, each in enumerate(plans)]
     record = _convert(RecordEntry, _table(values, "record", problems), "record", problems)
     limits = _limits(_table(values, "limits", problems), problems)
@@ -113,11 +124,15 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
     memory = values.get("memory_budget", 256)
     if not isinstance(memory, int) or not 16 <= memory <= 65536:
         problems.append(Problem("memory_budget", f"{memory!r}", "16 <= MiB of shared memory <= 65536"))
-    if problems:
-        raise SettingsError(problems, f"mend {source or 'the rig file'}")
-    assert instrument is not None
-    return Rig(
-        name=name,
+    folders = values.get("plugin_folders", ())
+    if not isinstance(folders, list | tuple) or not all(isinstance(each, str) for each in folders):
+        problems.append(Problem("plugin_folders", f"{folders!r}", "a list of paths"))
+        folders = ()
+    move = f"mend {source or 'the rig file'}"
+    if instrument is None:
+        raise RigError(problems, move, None)
+    rig = Rig(
+        name=str(name),
         description=str(values.get("description", "")),
         folder=folder,
         instrument=instrument,
@@ -126,7 +141,7 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
         plans=tuple(plan for plan in made_plans if plan is not None),
         record=record or RecordEntry(),
         calibrations=calibrations,
-        plugin_folders=tuple(values.get("plugin_folders", ())),
+        plugin_folders=tuple(folders),
         spectra=spectra,
         budget=budget,
         approval=values.get("approval") is True,
@@ -134,6 +149,9 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
         source=source,
         values=dict(values),
     )
+    if problems:
+        raise RigError(problems, move, rig)
+    return rig
 
 
 def limits_of(own: Limits, wanted: Mapping[str, Any]) -> Limits:

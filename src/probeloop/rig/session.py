@@ -18,7 +18,16 @@ from ..bus.node import Bus
 from ..bus.request import Client
 from ..bus.topic import check_budget
 from ..data import control
-from ..data.errors import BusError, ProbeloopError, Problem, RefusedError, SettingsError, SharedMemoryError, WireError
+from ..data.errors import (
+    BusError,
+    ProbeloopError,
+    Problem,
+    RecordError,
+    RefusedError,
+    SettingsError,
+    SharedMemoryError,
+    WireError,
+)
 from .plugins import RigPlugins
 from .schema import PlanEntry, Rig
 from .summary import Summary
@@ -26,6 +35,11 @@ from .supervisor import Child, RigLock, Supervisor, told
 
 _READY_S = 60.0
 _TICK_S = 0.25
+
+
+def no_room(folder: Path, error: OSError) -> ProbeloopError:
+    """Return what to tell when a session can't be written."""
+    return RecordError(f"can't write the session {folder}: {error.strerror}", "--record DIR, where there is room")
 
 
 class Session:
@@ -58,10 +72,12 @@ class Session:
                     return self._run_on(bus)
             finally:
                 lock.release()
-        except ProbeloopError:
+        except (ProbeloopError, OSError) as error:
             if not self._was_ready:
                 self._forget()
-            raise
+            if isinstance(error, ProbeloopError):
+                raise
+            raise no_room(self.folder, error) from None
 
     def _run_on(self, bus: Bus) -> dict[str, Any]:
         self._bus = bus
@@ -85,7 +101,7 @@ class Session:
             while self.headless and not self.rig.plans and not self._ended():
                 self._turn()
             published = self._published()
-        except ProbeloopError:
+        except (ProbeloopError, OSError):
             self._close()
             raise
         self._close()
@@ -101,12 +117,12 @@ class Session:
         instrument = start("instrument", "instrument", needed=True)
         start("guard", "guard")
         start("recorder", "recorder")
-        self._plugins = RigPlugins(self._bus, self.rig, self._supervisor.start_plugins)
         start("experiment", "experiment")
         if not self.headless:
             start("window", "window", restart=False)
             start("stop_window", "stop_window")
         try:
+            self._plugins = RigPlugins(self._bus, self.rig, self._supervisor.start_plugins)
             state = self._wait_ready("instrument", instrument)
             sizes = {topic: int(size) for topic, size in state.get("topics", {}).items()}
             check_budget({t: max(size, 2**20) for t, size in sizes.items()}, self.rig.memory_budget_mb * 2**20)
@@ -260,8 +276,10 @@ class Session:
                 self.summary.take(control.decode_event(body))
             except WireError:
                 continue
-        for port in (self._reader, self._writer, *self._clients.values()):
-            port.close()
+        for client in self._clients.values():
+            client.close()
+        self._reader.close()
+        self._writer.close()
         self._bus.clean_stale()
 
     def _verified(self) -> dict[str, Any]:
