@@ -20,7 +20,6 @@ from ..data.frame import BlockFlag, FrameBlock
 from .schema import data_layout
 from .stored import StoredArray, read_json
 
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class RecordedTopic:
         return self.column("present")
 
     def blocks(self, generation: int | None = None) -> Iterator[FrameBlock]:
-        """Yield what was measured, in the order of the scan, blocks of about 1 MiB; of points, one block each."""
+        """Yield what was measured, in the order of the scan, a block for each chunk; of points, one block each."""
         if self.is_scan:
             yield from self._scan_blocks()
             return
@@ -100,10 +99,7 @@ class RecordedTopic:
     def _scan_blocks(self) -> Iterator[FrameBlock]:
         nav = self.spec.nav_shape
         per_row = math.prod(nav[1:])
-        row_bytes = max(1, per_row * self.spec.frame_bytes)
-        rows = max(1, _BLOCK_BYTES // row_bytes)
-        chunk_rows = self.array().chunks[1 if data_layout(self.spec).lead else 0]
-        rows = min(max(rows, 1), max(1, chunk_rows))
+        rows = max(1, self.array().chunks[1 if data_layout(self.spec).lead else 0])  # each chunk is decoded once
         for first in range(0, nav[0], rows):
             last = min(nav[0], first + rows)
             there = np.flatnonzero(self.column("present", first, last).ravel())
