@@ -21,7 +21,6 @@ from .schema import data_layout
 from .stored import StoredArray, read_json
 
 
-
 @dataclass(frozen=True)
 class RecordedTopic:
     """One recorded `.zspy`: a scan (generation >= 0), or the point measurements of a topic (generation -1)."""
