@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,13 +75,16 @@ def plugins(config: ProcessConfig, stop: threading.Event) -> int:
 
     pin_threads()
     from ..record.history import history_of
-    from ..testing.check import check_class
 
     def must_pass(cls: type[Any]) -> None:
+        from ..testing.check import check_class
+
         faults = check_class(cls)
         if faults:
             raise ContractError("; ".join(faults[:3]), "probeloop check shows all of it")
 
+    if not config.take_over and len(config.instances) > 1:
+        _warm_up(config)
     with Bus(config.rig.name, config.name) as bus:
         return run_plugin_process(
             bus,
@@ -90,6 +95,24 @@ def plugins(config: ProcessConfig, stop: threading.Event) -> int:
             check=must_pass if config.take_over else None,
             take_over=config.take_over,
         )
+
+
+def _warm_up(config: ProcessConfig) -> None:
+    """Do, while the instrument still starts, what the first frame would wait for; for shipped plug-ins alone.
+
+    Imports, and numba's first call, which sets up its compiler even for a kernel out of the cache [0.6 s].
+    """
+    from .. import discover
+
+    for instance in config.instances:
+        with contextlib.suppress(ProbeloopError):  # told when it is opened
+            discover.load_class(instance.use, None, instance.folders)
+    if "numba" in sys.modules:
+        import numpy as np
+
+        from ..compute.kernels import weighted_sums
+
+        weighted_sums(np.zeros((1, 2, 2), np.uint16), np.ones((2, 2), np.float32))
 
 
 def experiment(config: ProcessConfig, stop: threading.Event) -> None:
