@@ -292,7 +292,7 @@ class Host:
             self.outputs.pop(name).close()
         for name, made in self._specs.items():
             if name not in self.outputs:
-                self.outputs[name] = Output(self.bus, made)
+                self.outputs[name] = Output(self.bus, made, self.instance.recorded)
             self.outputs[name].announce(made, generation)
         self._say("running")
         return True

@@ -13,7 +13,8 @@ class PluginInstance(msgspec.Struct, frozen=True, kw_only=True):
     """One running plug-in: what the rig says of it, and where it stands.
 
     name: of the instance, the first part of its topics. use: the drop-in. folders: the rig's. shipped: comes with
-    probeloop, so it may share a process. revision: of its parameters, continued after a restart.
+    probeloop, so it may share a process. recorded: its first block waits for the recorder.
+    revision: of its parameters, continued after a restart.
     """
 
     name: str
@@ -23,6 +24,7 @@ class PluginInstance(msgspec.Struct, frozen=True, kw_only=True):
     spelled: bool = False
     enabled: bool = True
     lossless: bool = True
+    recorded: bool = True
     revision: int = 0
     seed: int = 0
     folders: tuple[str, ...] = ()

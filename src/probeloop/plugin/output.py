@@ -24,7 +24,7 @@ from .instance import topic_name
 _SMALL_BLOCK = 16 << 10
 _LARGE_BLOCK = 256 << 10
 _ROWS_OF_A_TABLE = 65_536
-_RECORDER_S = 0.3
+_RECORDER_S = 2.0
 _NEVER = threading.Event()
 _AT_FIRST = BlockFlag.SCAN_BEGIN
 _AT_LAST = BlockFlag.SCAN_END | BlockFlag.ABORTED | BlockFlag.LAST_ROWS
@@ -111,19 +111,20 @@ class Columns:
 class Output:
     """Publishes one output of one plug-in instance; one thread."""
 
-    def __init__(self, bus: Bus, spec: StreamSpec) -> None:
-        """Reserve its memory; raises SharedMemoryError."""
+    def __init__(self, bus: Bus, spec: StreamSpec, recorded: bool = True) -> None:
+        """Reserve its memory, and meet the recorder where it is to be recorded; raises SharedMemoryError."""
         one = block_bytes(spec, 1)
         wanted = _SMALL_BLOCK if spec.frame_bytes <= 64 else min(_LARGE_BLOCK, 16 * one)
         self.spec = spec
         self.publisher = Publisher(bus, spec.name, max(one, wanted), source_waits=True)
-        self._meet_recorder(bus)
+        if recorded:
+            self._meet_recorder(bus)
 
     def _meet_recorder(self, bus: Bus) -> None:
         """Let the recorder join a topic that is new to it before its first block; it looks every 50 ms."""
         beat = Pulse(bus).read("recorder")
         until = time.monotonic() + _RECORDER_S
-        if beat is not None and beat[0] < 1.0 and self.publisher.next_index == 0:
+        if beat is not None and beat[0] < 3.0 and self.publisher.next_index == 0:
             while not self.publisher.readers and time.monotonic() < until:
                 _NEVER.wait(0.005)
 

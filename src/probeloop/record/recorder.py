@@ -53,6 +53,7 @@ class Recorder:
         self._rig_wants = self._wants = wanted or (lambda topic: True)
         self._sync: Sync = sync
         self._disk = disk or Disk()
+        self._from_start = not (folder / "events.jsonl").exists()
         self.log = EventLog(folder / "events.jsonl")
         self.watch = DiskWatch(lambda: self._writer.free_bytes())
         self._readers: dict[str, Subscriber] = {}
@@ -127,6 +128,9 @@ class Recorder:
             if block is None:
                 break
             taken += 1
+            if self._from_start and reader.topic not in self._frames and block.index > 0:
+                reason = "published before the recorder could read it"
+                self._tell(control.Gap(topic=reader.topic, first=0, count=block.index, reason=reason))
             self._frames[reader.topic] = self._frames.get(reader.topic, 0) + block.count
             if self.recording and self._wants(reader.topic):
                 self._hand_over(self._named(block.copy(), reader.topic))

@@ -58,6 +58,7 @@ def _instance(name: str, entry: PluginEntry, folders: tuple[str, ...]) -> Plugin
         parameters=dict(entry.parameters),
         spelled=True,
         enabled=entry.enabled,
+        recorded=entry.record,
         folders=folders,
     )
 
