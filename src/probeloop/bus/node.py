@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -37,8 +38,19 @@ def rig_prefix(rig_id: str) -> str:
 
 
 def _files(prefix: str) -> list[Path]:
-    services = Path(tempfile.gettempdir()) / "iceoryx2" / "services"
-    return [path for folder in (shared_memory_folder(), services) for path in folder.glob(f"{prefix}*")]
+    """Return every file of a rig: its shared memory, its services, and the marks of nodes killed while they began."""
+    home = Path(tempfile.gettempdir()) / "iceoryx2"
+    return [path for folder in (shared_memory_folder(), home / "services", home / "nodes")
+            for path in folder.glob(f"{prefix}*")]  # fmt: skip
+
+
+def _remove(path: Path) -> None:
+    """Remove a file of a rig that has no living process; of a node its folder too, which is named by its number."""
+    path.unlink(missing_ok=True)
+    if path.parent.name == "nodes":
+        number = path.name.rpartition("_")[2] if path.suffix == "" else path.stem.rpartition("_")[2]
+        if number.isdigit():
+            shutil.rmtree(path.parent / number, ignore_errors=True)
 
 
 class Bus:
@@ -107,7 +119,7 @@ class Bus:
         self.ledger.clear()
         for path in _files(self.prefix):
             if path != self.ledger.path:
-                path.unlink(missing_ok=True)
+                _remove(path)
                 self._stale.append(path.name)
 
     def _states(self) -> list[Any]:
@@ -215,7 +227,7 @@ class Bus:
             last = not self.alive_nodes()
             if last:
                 for path in _files(self.prefix):
-                    path.unlink(missing_ok=True)
+                    _remove(path)
         self.ledger.close()
 
     def __enter__(self) -> Bus:
