@@ -155,9 +155,10 @@ def _tell(summary: dict[str, Any]) -> None:
         f"frames     {summary['frames_published']} published, {summary['frames_lost']} lost",
     ]
     if loop["n"]:
-        lines.append(f"loop       {loop['p50']:.0f} µs p50, {loop['p99']:.0f} µs p99 of {loop['n']} closed loops")
+        p50, p99 = display(loop["p50"] / 1e6, "s"), display(loop["p99"] / 1e6, "s")
+        lines.append(f"loop       {p50} p50, {p99} p99 of {loop['n']} closed loops")
     if physical["p50"] is not None:
-        lines.append(f"physical   {physical['p50']:.1f} ms p50, settling included")
+        lines.append(f"physical   {display(physical['p50'] / 1e3, 's')} p50, settling included")
     lines += [f"plan       {plan.get('plan', '')} {plan['state']}: {plan['reason']}" for plan in summary["plans"]]
     lines += [f"problem    {problem}" for problem in summary["problems"]]
     lines += [f"{key:10} {summary[key]}" for key in ("session", "report") if summary.get(key)]
