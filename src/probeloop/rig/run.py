@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.errors import BusError, ProbeloopError, Problem, SettingsError, SourceError
+from ..data.units import display
 from .load import load, write
 from .output import emit_json
 from .schema import Rig, RigError
