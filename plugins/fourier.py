@@ -43,7 +43,10 @@ class Fourier(ScanTransform):
         return {"power": StreamSpec("power", "image", "<f4", sig=tuple(map(_frequencies, axes)))}
 
     def update(self, data: Any, mask: NDArray[np.bool_] | None = None) -> Outputs | None:
-        """Return the spectrum of `data` (ny, nx) or (ny, nx, k), NaN where nothing is measured yet; None before the first pixel."""
+        """Return the spectrum of `data`, (ny, nx) or (ny, nx, k), NaN where nothing is measured yet.
+
+        None before the first pixel.
+        """
         if self._channel is not None:
             data = data[..., self._channel]
         there = np.isfinite(data)
