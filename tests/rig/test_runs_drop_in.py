@@ -72,7 +72,14 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_my_filter_joins_a_running_demo(launch: Callable[..., Any], plugins: Path) -> None:
-    run = launch("demo", "stem", "--set", 'plan=[{use = "overview", times = 0, parameters = {shape = [32, 32]}}]')
+    run = launch(
+        "demo",
+        "stem",
+        "--set",
+        'plan=[{use = "overview", times = 0, parameters = {shape = [32, 32]}}]',
+        "--seconds",
+        "100",
+    )
     run.until_frames("camera", 1)
     with Connection(run.name, "test") as connection:
         watch = Watch(connection)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bus.heartbeat import Pulse
+from ..bus.ledger import CREDIT
 from ..bus.node import Bus
 from ..bus.publish import Publisher
 from ..data.axes import StreamSpec
@@ -121,11 +122,18 @@ class Output:
             self._meet_recorder(bus)
 
     def _meet_recorder(self, bus: Bus) -> None:
-        """Let the recorder join a topic that is new to it before its first block; it looks every 50 ms."""
+        """Let the recorder join a topic that is new to it before its first block; it looks every 50 ms.
+
+        It is known by the credit that it gives: a window may be there first.
+        """
         beat = Pulse(bus).read("recorder")
         until = time.monotonic() + _RECORDER_S
+
+        def joined() -> bool:
+            return any(row.owner == "recorder" for row in bus.ledger.rows(CREDIT, self.spec.name))
+
         if beat is not None and beat[0] < 3.0 and self.publisher.next_index == 0:
-            while not self.publisher.readers and time.monotonic() < until:
+            while not joined() and time.monotonic() < until:
                 _NEVER.wait(0.005)
 
     def announce(self, spec: StreamSpec, generation: int) -> None:
