@@ -55,6 +55,7 @@ class Session:
         self._was_ready = False
         self._over_at, self._look_at = math.inf, 0.0
         self._clients: dict[str, Client] = {}
+        self.first_image_s: float | None = None
 
     def end(self, why: str) -> None:
         """Ask the run to end in order."""
@@ -90,14 +91,7 @@ class Session:
             self._was_ready = True
             if self.seconds is not None:
                 self._over_at = time.monotonic() + self.seconds
-            for plan in self.rig.plans:
-                times = 0
-                # a plan without end needs somebody who ends it: a window, or --seconds
-                most = plan.times or (1 if self.headless and self.seconds is None else 0)
-                while not self._ended() and (not most or times < most):
-                    if not self._run_plan(plan):
-                        break
-                    times += 1
+            self._run_plans()
             while not self.headless and not self._ended():
                 self._turn()
             while self.headless and not self.rig.plans and not self._ended():
@@ -196,6 +190,22 @@ class Session:
             client.close()
         self._clients.clear()
 
+    def _run_plans(self) -> None:
+        """Run the rig's plans one after the other; a failed one does not keep the next from running, a STOP does."""
+        for plan in self.rig.plans:
+            # a plan without end needs somebody who ends it: a window, or --seconds
+            most = plan.times or (1 if self.headless and self.seconds is None else 0)
+            times = 0
+            while not self._ended() and (not most or times < most):
+                before = len(self.summary.plans)
+                finished = self._run_plan(plan)
+                times += 1
+                ends = [end["state"] for end in self.summary.plans[before:]]
+                if "stopped" in ends or "aborted" in ends:
+                    return
+                if not finished:
+                    break
+
     def _run_plan(self, plan: PlanEntry) -> bool:
         """Run one plan to its end; False when nothing further should run."""
         before = len(self.summary.plans)
@@ -232,6 +242,7 @@ class Session:
             except WireError:
                 continue
             self.summary.take(event)
+            self._note_first_image(event)
             if isinstance(event, control.Progress):
                 self._show(event)
             if self._plugins is not None:
@@ -244,6 +255,19 @@ class Session:
             happened += self._plugins.look()
         for event in happened:
             self._writer.write(told(event))
+
+    def _note_first_image(self, event: control.Event) -> None:
+        """Note when the first plug-in has its first block; in a rig without any, when the first frames come."""
+        transforms = self._plugins.names if self._plugins is not None else frozenset()
+        match event:
+            case control.Generation() if not transforms:
+                pass
+            case control.StateChange(state="running") if event.target in transforms:
+                pass
+            case _:
+                return
+        if self.first_image_s is None:
+            self.first_image_s = event.time_ns / 1e9 - self.started
 
     def _ended(self) -> bool:
         if time.monotonic() > self._over_at:
@@ -312,6 +336,7 @@ class Session:
             "frames_by_topic": published,
             "session": str(self.folder),
             "ready_s": round(ready_s, 2),
+            "first_image_s": None if self.first_image_s is None else round(self.first_image_s, 2),
             "shutdown_s": round(self.shutdown_s, 2),
             "killed": self.killed,
             "ended": self._why,
