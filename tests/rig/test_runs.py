@@ -42,8 +42,9 @@ def test_the_demo_says_what_it_did(launch: Callable[..., Any]) -> None:
     assert made["commands_refused"] == 0
     assert 0 < made["loop_latency_us"]["p50"] <= made["loop_latency_us"]["p99"]
     assert made["physical_latency_ms"]["p50"] > 0
+    assert made["ready_s"] < made["first_image_s"]
     assert Path(made["session"]) == run.folder
-    assert Path(made["report"]).read_text(encoding="utf-8").count("<svg") + Path(made["report"]).stat().st_size > 1000
+    assert "haadf.intensity" in Path(made["report"]).read_text(encoding="utf-8")
     assert json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))["frames_lost"] == 0
     first = opened(run.folder / "haadf.intensity" / "2.zspy")
     assert Path(made["haadf_file"]).parent.name == "haadf.intensity"

@@ -69,6 +69,7 @@ class RigPlugins:
     def __init__(self, bus: Bus, rig: Rig, spawn: Spawn) -> None:
         """Start them; raises SettingsError when one is unknown."""
         wanted = transforms(rig)
+        self.names = frozenset(wanted)
         self.starting = set(wanted)  # not yet heard of
         self.failed: set[str] = set()
         inputs = sorted({topic for instance, _ in wanted.values() for topic in instance.input})

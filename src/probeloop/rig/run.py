@@ -151,7 +151,10 @@ def _need(module: str, extra: str, other: str) -> None:
 
 def _tell(summary: dict[str, Any]) -> None:
     loop, physical = summary["loop_latency_us"], summary["physical_latency_ms"]
+    first = summary["first_image_s"]
     lines = [
+        f"start      ready after {summary['ready_s']:.1f} s, "
+        + ("no image" if first is None else f"first image after {first:.1f} s"),
         f"commands   {summary['commands_accepted']} accepted, {summary['commands_refused']} refused",
         f"frames     {summary['frames_published']} published, {summary['frames_lost']} lost",
     ]
