@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
         emit_json(summary)
     else:
         _tell(summary)
-    return 0 if not summary["problems"] else 1
+    unfinished = [plan for plan in summary["plans"] if plan["state"] in ("failed", "stopped")]
+    return 1 if summary["problems"] or unfinished else 0
 
 
 def _faults(rig: Rig | None) -> list[Problem]:
