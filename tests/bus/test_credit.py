@@ -7,9 +7,10 @@ import signal
 import threading
 import time
 
+import pytest
 from bus_words import Spawn, frames, send
 
-from probeloop.bus.node import Bus
+from probeloop.bus.node import Bus, node_of, store_node
 from probeloop.bus.publish import Publisher
 from probeloop.bus.subscribe import Subscriber
 
@@ -148,3 +149,12 @@ def test_a_stopped_reader_keeps_its_credit_and_is_named(ipc: Bus, spawn: Spawn) 
     child.stdin.close()
     assert child.wait() == 0
     publisher.close()
+
+
+@pytest.mark.parametrize(
+    "node_id", [0, 1, 2**62, 2**63, 2**64 - 1, 2**100 + 7, 77540545608434099608953016732146998410, 2**128 - 1]
+)
+def test_every_node_id_is_kept_whole(node_id: int) -> None:
+    words = memoryview(bytearray(32)).cast("q")
+    store_node(words, node_id)
+    assert node_of(words) == node_id

@@ -171,9 +171,9 @@ def test_a_small_dev_shm_is_one_line_and_never_sigbus(rig_id: str, megabytes: in
     script = f"mount -t tmpfs -o size={megabytes}m tmpfs /dev/shm && exec {child}"
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a /dev/shm of its own needs Linux, root and unshare")
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mounts of its own for one process here (in a chroot, or a container that forbids them)")
     done = subprocess.run(["unshare", "-m", "bash", "-c", script], capture_output=True, text=True, timeout=30)
-    if "permission denied" in done.stderr.lower() or "not permitted" in done.stderr.lower():
-        pytest.skip("this container forbids mounts")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == "ready"

@@ -59,6 +59,7 @@ class Watch:
                 self.said(state="none")
             else:
                 found.append(block.data.copy())
+        assert found, "no values for 40 s"
         return np.concatenate(found)
 
 

@@ -237,14 +237,18 @@ class Bus:
         self.close()
 
 
+_WORD = (1 << 64) - 1
+
+
 def node_of(words: memoryview) -> int:
     """Read the node id that `store_node` wrote."""
-    return (words[2] << 62) | words[1]
+    return ((words[2] & _WORD) << 64) | (words[1] & _WORD)
 
 
 def store_node(words: memoryview, node_id: int) -> None:
-    """Write a node id (96 bits) into words 1 and 2 of a ledger row."""
-    words[1], words[2] = node_id & ((1 << 62) - 1), node_id >> 62
+    """Write a node id (128 bits) into words 1 and 2 of a ledger row, which are signed."""
+    for place, word in ((1, node_id & _WORD), (2, node_id >> 64)):
+        words[place] = word - (1 << 64) if word >> 63 else word
 
 
 def timed_wait(listener: Any, seconds: float) -> bool:
