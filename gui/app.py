@@ -8,11 +8,9 @@ import sys
 import threading
 from types import FrameType
 
-from probeloop.api import ProbeloopError
-
 from .models.connection import Link, connect
 from .models.station import Station
-from .screen import require_screen
+from .screen import require_screen, run_window
 
 _LOOK_MS = 100
 
@@ -77,15 +75,8 @@ def _signals(ended: threading.Event):  # type: ignore[no-untyped-def]
 
 
 def run(arguments: list[str]) -> int:
-    """Run from a command line; an error is one line and exit code 2."""
-    if len(arguments) != 1:
-        sys.stderr.write("probeloop: name the rig: python -m probeloop.gui.app RIG\n")
-        return 2
-    try:
-        return main(arguments[0])
-    except ProbeloopError as error:
-        sys.stderr.write(f"probeloop: {error}\n")
-        return 2
+    """Run from a command line."""
+    return run_window(main, "probeloop.gui.app", arguments)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from probeloop.api import ProbeloopError
 
@@ -44,3 +45,15 @@ def _answers(display: str) -> bool:
             except OSError:
                 continue
     return False
+
+
+def run_window(main: Callable[[str], int], module: str, arguments: list[str]) -> int:
+    """Open a window from a command line; an error is one line and exit code 2."""
+    if len(arguments) != 1:
+        sys.stderr.write(f"probeloop: name the rig: python -m {module} RIG\n")
+        return 2
+    try:
+        return main(arguments[0])
+    except ProbeloopError as error:
+        sys.stderr.write(f"probeloop: {error}\n")
+        return 2

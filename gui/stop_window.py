@@ -8,11 +8,9 @@ from __future__ import annotations
 import sys
 import threading
 
-from probeloop.api import ProbeloopError
-
 from .models.connection import Link, connect
 from .models.stop import StopThread
-from .screen import require_screen
+from .screen import require_screen, run_window
 
 _LOOK_MS = 100
 
@@ -51,15 +49,8 @@ def main(rig_id: str, stop: threading.Event | None = None, link: Link | None = N
 
 
 def run(arguments: list[str]) -> int:
-    """Run from a command line; an error is one line and exit code 2."""
-    if len(arguments) != 1:
-        sys.stderr.write("probeloop: name the rig: python -m probeloop.gui.stop_window RIG\n")
-        return 2
-    try:
-        return main(arguments[0])
-    except ProbeloopError as error:
-        sys.stderr.write(f"probeloop: {error}\n")
-        return 2
+    """Run from a command line."""
+    return run_window(main, "probeloop.gui.stop_window", arguments)
 
 
 if __name__ == "__main__":

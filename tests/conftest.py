@@ -17,6 +17,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -34,7 +35,7 @@ OFF_BY_DEFAULT = ("bench", "hardware", "peers", "soak")
 MARK = "PROBELOOP_TEST_RUN"
 GRACE = 2.0  # [s] for what is just ending
 SHARED_MEMORY = Path("/dev/shm")
-NODES = Path("/tmp/iceoryx2/nodes")
+NODES = Path(tempfile.gettempdir(), "iceoryx2", "nodes")
 _ID = re.compile(r"(?:^|_)(\d{20,39})(?=[._]|$)")
 _passed = pytest.StashKey[bool]()
 _started: set[int] = set()  # process ids that this run started

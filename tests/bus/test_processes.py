@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -184,5 +185,5 @@ def test_a_small_dev_shm_is_one_line_and_never_sigbus(rig_id: str, megabytes: in
         assert "MiB are free" in lines[1]
         assert "larger /dev/shm" in lines[1]
     for folder in ("nodes", "services"):  # /tmp is shared with the namespace
-        for path in Path("/tmp/iceoryx2", folder).glob(f"{rig_prefix(rig_id)}*"):
+        for path in Path(tempfile.gettempdir(), "iceoryx2", folder).glob(f"{rig_prefix(rig_id)}*"):
             pytest.fail(f"left {path}")

@@ -122,7 +122,7 @@ def _named(value: Any) -> Any:
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
     if hasattr(value, "item"):  # a numpy number
         return value.item()
-    raise NotImplementedError(type(value).__name__)
+    raise TypeError(f"{type(value).__name__} is no plain value of a step")
 
 
 def _finite(value: Any) -> Any:
