@@ -94,6 +94,23 @@ def shuffled_copy(file: Path, copy: Path) -> Path:
     return copy
 
 
+def test_a_plan_whose_process_is_killed_is_taken_up_where_it_was(launch: Callable[..., Any], data_dir: Path) -> None:
+    if not (data_dir / "spectra" / "BEPS_PTO_50x50.h5").exists():
+        pytest.skip("no spectra/BEPS_PTO_50x50.h5")
+    run = launch("run", "pto-beps", "--set", 'plan.parameters={order = "random", count = 400}')
+    run.until(lambda: sum(event["type"] == "Observed" for event in run.events()) > 100, "a hundred steps")
+    os.kill(run.processes["experiment"], signal.SIGKILL)
+    made = run.summary(110)
+    assert [plan["state"] for plan in made["plans"]] == ["finished"]
+    assert made["plans"][0]["distinct_cells"] == made["cells"] == 400
+    assert (
+        400 <= made["spectra_measured"] <= 401
+    )  # one that was taken and not looked at costs nothing, and is repeated
+    assert made["spectra_equal"] == made["spectra_measured"]
+    assert made["problems"] == ["the process 'experiment' was killed by SIGKILL"]
+    run.nothing_left()
+
+
 def test_real_domain_walls_are_scanned_and_zoomed(launch: Callable[..., Any], data_dir: Path) -> None:
     if not (data_dir / "pfm" / "PTO_Funakubo0001.h5").exists():
         pytest.skip("no pfm/PTO_Funakubo0001.h5")

@@ -24,6 +24,7 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What a process is told at its start.
 
     instances: the plug-ins of a plug-in process. take_over: it is the second process of a reload.
+    again: one of its name died before.
     """
 
     role: Role
@@ -32,6 +33,7 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     instances: tuple[PluginInstance, ...] = ()
     take_over: bool = False
+    again: bool = False
 
 
 def main(arguments: list[str]) -> int:

@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ..bus.node import Bus
 from ..bus.request import Client
 from ..data.calibration import CalibrationSet
@@ -24,8 +26,6 @@ _PATIENCE_S = 60.0
 
 def check(config: ProcessConfig, stop: threading.Event) -> int:
     """Write every fault of the rig's drop-ins and their parameters into SESSION/log; 1 when there are any."""
-    import msgspec
-
     from .drop_ins import faults
 
     found = faults(config.rig)
@@ -115,8 +115,11 @@ def _warm_up(config: ProcessConfig) -> None:
         weighted_sums(np.zeros((1, 2, 2), np.uint16), np.ones((2, 2), np.float32))
 
 
+_EVENTS_ON_DISK_S = 1.0  # the recorder writes events every 0.5 s
+
+
 def experiment(config: ProcessConfig, stop: threading.Event) -> None:
-    """Run plans."""
+    """Run plans; one that died takes up the plan where it was, from the session's events."""
     from ..experiment.process import run_experiment
     from .drop_ins import faults_of_experiment
 
@@ -124,7 +127,11 @@ def experiment(config: ProcessConfig, stop: threading.Event) -> None:
     if problems:
         raise SettingsError(problems, f"mend {config.rig.source}")
     with Bus(config.rig.name, config.name) as bus:
-        run_experiment(bus, _experiment(config.rig), stop=stop)
+        made = _experiment(config.rig)
+        events = Path(config.session, "events.jsonl")
+        if config.again and events.exists() and not stop.wait(_EVENTS_ON_DISK_S):
+            made = msgspec.structs.replace(made, resume=str(events))
+        run_experiment(bus, made, stop=stop)
 
 
 def recorder(config: ProcessConfig, stop: threading.Event) -> None:
@@ -176,8 +183,6 @@ def show(window: str, rig_id: str) -> int:
 
 def _calibrations(config: ProcessConfig, bus: Bus, stop: threading.Event) -> CalibrationSet:
     """Return the instrument's calibrations, with the rig's own on top; waits until the instrument answers."""
-    import msgspec
-
     from ..data.calibration import Calibration
     from ..data.control import Describe, Description, decode_reply, encode
 
@@ -201,8 +206,6 @@ def _calibrations(config: ProcessConfig, bus: Bus, stop: threading.Event) -> Cal
 
 def _experiment(rig: Rig) -> ExperimentConfig:
     """Return how the experiment's process is set up: scalarizers and rewards live there, not in plug-in processes."""
-    import msgspec
-
     from .. import discover
     from ..experiment.budget import Allowance
     from ..experiment.setup import Entry, ExperimentConfig

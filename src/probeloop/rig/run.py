@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         emit_json(summary)
     else:
         _tell(summary)
-    unfinished = [plan for plan in summary["plans"] if plan["state"] in ("failed", "stopped")]
+    unfinished = [plan for plan in summary["plans"] if plan["state"] in ("failed", "stopped", "interrupted")]
     return 1 if summary["problems"] or unfinished else 0
 
 

@@ -201,7 +201,7 @@ class Session:
                 finished = self._run_plan(plan)
                 times += 1
                 ends = [end["state"] for end in self.summary.plans[before:]]
-                if "stopped" in ends or "aborted" in ends:
+                if {"stopped", "aborted", "interrupted"} & set(ends):
                     return
                 if not finished:
                     break

@@ -69,4 +69,4 @@ class Summary:
         }
 
 
-PLAN_ENDS = ("finished", "failed", "aborted", "stopped")
+PLAN_ENDS = ("finished", "failed", "aborted", "stopped", "interrupted")

@@ -164,7 +164,7 @@ class Supervisor:
             if child.popen is not None:
                 told += self._buried(name, child, now)
             elif now >= child.due:
-                child.popen = self.spawn(child.config)
+                child.popen = self.spawn(msgspec.structs.replace(child.config, again=True))
                 told.append(StateChange(target=name, state="restarted", reason="", process="supervisor"))
         return told
 
