@@ -94,6 +94,21 @@ def shuffled_copy(file: Path, copy: Path) -> Path:
     return copy
 
 
+def test_a_session_is_played_again_as_an_instrument(launch: Callable[..., Any], quick: str) -> None:
+    first = launch("run", quick, "--set", "instrument.pace=unlimited")
+    assert first.summary()["problems"] == []
+    again = launch("replay", str(first.folder))
+    made = again.summary()
+    assert made["problems"] == []
+    assert made["plans"][0]["state"] == "finished"
+    maps = [
+        next(topic.data() for topic in Session(run.folder).topics() if topic.topic == "scan")
+        for run in (first, again)
+    ]
+    np.testing.assert_array_equal(maps[1].reshape(maps[0].shape), maps[0])
+    again.nothing_left()
+
+
 def test_a_plan_whose_process_is_killed_is_taken_up_where_it_was(launch: Callable[..., Any], data_dir: Path) -> None:
     if not (data_dir / "spectra" / "BEPS_PTO_50x50.h5").exists():
         pytest.skip("no spectra/BEPS_PTO_50x50.h5")
