@@ -35,6 +35,8 @@ def main(rig_id: str, stop: threading.Event | None = None, link: Link | None = N
     try:
         panel = StopPanel(rig_id, door)
         panel.show()
+        free = panel.screen().availableGeometry()  # out of the way of the maps, where the hand finds it again
+        panel.move(free.right() - panel.frameGeometry().width(), free.bottom() - panel.frameGeometry().height())
         with _signals(ended):
             looking = QTimer()
             looking.timeout.connect(lambda: panel.close() if ended.is_set() else panel.refresh())
