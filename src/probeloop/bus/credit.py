@@ -25,8 +25,8 @@ class ReaderCredit:
     def __init__(self, bus: Bus, topic: str, finished: int) -> None:
         self._bus = bus
         self._topic_words = bus.ledger.claim(TOPIC, topic, shared=True).words
-        self._service = bus.event_service(f"{topic}/credit")
-        self._notifier = bus.retry(self._service.notifier_builder().create, f"give credit on {topic!r}")
+        service = bus.event_service(f"{topic}/credit")  # not kept: it would keep the node when the port is gone
+        self._notifier = bus.retry(service.notifier_builder().create, f"give credit on {topic!r}")
         with bus.ledger.locked():
             self._row = bus.ledger.claim(CREDIT, topic, bus.process)
             self._row.words[0] = finished
@@ -56,8 +56,8 @@ class CreditBook:
         self.fit(1)
         self._bus, self._topic = bus, topic
         self._words = bus.ledger.claim(TOPIC, topic, shared=True).words
-        self._service = bus.event_service(f"{topic}/credit")
-        self._listener: Any = bus.retry(self._service.listener_builder().create, f"wait for credit on {topic!r}")
+        service = bus.event_service(f"{topic}/credit")  # not kept: it would keep the node when the port is gone
+        self._listener: Any = bus.retry(service.listener_builder().create, f"wait for credit on {topic!r}")
         self._ends: deque[int] = deque()
         self._rows: list[Row] = []
         self.free = 0
