@@ -55,7 +55,10 @@ def test_an_absent_calibration_is_named(kind: str) -> None:
 
 def test_with_both_angles_given_the_convergence_angle_is_not_needed() -> None:
     parameters = AnnularDetector.Parameters(inner=10.0, outer=20.0)
-    AnnularDetector(parameters, context(convergence_angle=None)).outputs(spec())
+    made = AnnularDetector(parameters, context(convergence_angle=None)).outputs(spec())
+    assert made == AnnularDetector(parameters, context()).outputs(spec())
+    with pytest.raises(CalibrationError, match="convergence_angle"):
+        AnnularDetector(AnnularDetector.Parameters(), context(convergence_angle=None)).outputs(spec())
 
 
 def test_beyond_the_detector_it_warns_with_the_share_collected() -> None:
