@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 import threading
-from types import FrameType
 
 from .models.connection import Link, connect
 from .models.station import Station
-from .screen import require_screen, run_window
+from .screen import ending_on_signals, require_screen, run_window
 
 _LOOK_MS = 100
 
@@ -36,7 +33,7 @@ def main(rig_id: str, stop: threading.Event | None = None, link: Link | None = N
     try:
         window = Window(station)
         window.show()
-        with _signals(ended):
+        with ending_on_signals(ended):
             looking = QTimer()
             looking.timeout.connect(lambda: window.close() if ended.is_set() else None)
             looking.start(_LOOK_MS)
@@ -54,24 +51,6 @@ def set_up_pictures() -> None:
 
     # measured: without a GPU OpenGL drops to 26 frames/s, and numba stalls the first paint for 1.9 s
     pg.setConfigOptions(imageAxisOrder="row-major", useOpenGL=False, useNumba=False, antialias=False)
-
-
-@contextlib.contextmanager
-def _signals(ended: threading.Event):  # type: ignore[no-untyped-def]
-    """Let SIGTERM and SIGINT close the window in order; Qt alone would not look at them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: FrameType | None) -> None:
-        ended.set()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run(arguments: list[str]) -> int:

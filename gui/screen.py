@@ -1,10 +1,15 @@
-"""Whether a window can open here, found out before Qt ends the process over it."""
+"""What every window needs around it: a screen, found out before Qt ends the process over it, and an end in order."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from types import FrameType
 
 from probeloop.api import ProbeloopError
 
@@ -19,8 +24,10 @@ def require_screen() -> None:
         if not wayland and not _answers(display or ""):
             raise ProbeloopError(f"the screen {display!r} does not answer", "check DISPLAY, or add --headless")
     try:
-        import pyqtgraph  # noqa: F401
         import PySide6.QtWidgets  # noqa: F401
+
+        if find_spec("pyqtgraph") is None:  # not imported: the stop window does without it
+            raise ImportError("no module named 'pyqtgraph'")
     except ImportError as error:
         missing = f"the window's libraries can't be loaded ({error})"
         raise ProbeloopError(
@@ -45,6 +52,24 @@ def _answers(display: str) -> bool:
             except OSError:
                 continue
     return False
+
+
+@contextlib.contextmanager
+def ending_on_signals(ended: threading.Event) -> Iterator[None]:
+    """Let SIGTERM and SIGINT close the window in order; Qt alone would not look at them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_window(main: Callable[[str], int], module: str, arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ import threading
 
 from .models.connection import Link, connect
 from .models.stop import StopThread
-from .screen import require_screen, run_window
+from .screen import ending_on_signals, require_screen, run_window
 
 _LOOK_MS = 100
 
@@ -24,7 +24,6 @@ def main(rig_id: str, stop: threading.Event | None = None, link: Link | None = N
     from PySide6.QtCore import QTimer
     from PySide6.QtWidgets import QApplication
 
-    from .app import _signals
     from .views.stop_panel import StopPanel
 
     made = QApplication.instance()
@@ -37,7 +36,7 @@ def main(rig_id: str, stop: threading.Event | None = None, link: Link | None = N
         panel.show()
         free = panel.screen().availableGeometry()  # out of the way of the maps, where the hand finds it again
         panel.move(free.right() - panel.frameGeometry().width(), free.bottom() - panel.frameGeometry().height())
-        with _signals(ended):
+        with ending_on_signals(ended):
             looking = QTimer()
             looking.timeout.connect(lambda: panel.close() if ended.is_set() else panel.refresh())
             looking.start(_LOOK_MS)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from probeloop.api import Command, Event, FrameBlock, Reply, Request, StreamSpec
+if TYPE_CHECKING:  # the stop window looks at no frame, so it does without numpy
+    from probeloop.api import Command, Event, FrameBlock, Reply, Request, StreamSpec
 
 
 class BlockSource(Protocol):

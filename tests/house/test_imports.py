@@ -40,7 +40,7 @@ OWNERS = {  # a library -> the only places of the core that may import it (a fol
     "hyperspy": (),
     "pickle": (),
 }
-ALWAYS = ("importlib.metadata", "importlib.resources")
+ALWAYS = ("importlib.machinery", "importlib.metadata", "importlib.resources")
 
 
 def imported(source: str, module: str, *, is_package: bool) -> Iterator[tuple[int, str]]:

@@ -52,5 +52,18 @@ def test_the_words_weigh_nothing() -> None:
     assert loaded(modules("src/probeloop/data", "probeloop.data"), LIGHT) == []
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["probeloop.cli", "probeloop.rig.run", "probeloop.rig.session", "probeloop.rig.process"],
+        ["probeloop.rig.roles", "probeloop.instrument.guard"],
+        ["probeloop.gui.stop_window", "probeloop.gui.views.stop_panel", "probeloop.rig.client"],
+    ],
+    ids=["supervisor", "guard", "stop window"],
+)
+def test_who_looks_at_no_array_does_without_numpy(names: list[str]) -> None:
+    assert loaded(names, ("numpy", "numba", "scipy", "pyqtgraph", "h5py")) == []
+
+
 def test_a_heavy_library_is_found() -> None:
     assert loaded(["h5py"], HEAVY) == ["h5py"]

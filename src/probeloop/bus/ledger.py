@@ -13,13 +13,12 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..data.errors import BusError, SharedMemoryError
 
@@ -28,11 +27,11 @@ try:
 except ImportError:  # Windows: one process at a time creates rows, untested
     fcntl = None  # type: ignore[assignment,unused-ignore]
 
-ROW = np.dtype([("name", "S48"), ("owner", "S24"), ("kind", "<u4"), ("pid", "<u4"), ("words", "<i8", (6,))])
+_ROW = struct.Struct("<48s24sII6q")
 ROWS = 1024
-SIZE = ROW.itemsize * ROWS
+SIZE = _ROW.size * ROWS
 TOPIC, CREDIT, PULSE = 1, 2, 3
-_WORDS_AT = 80
+_KIND_AT, _WORDS_AT = 72, 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Ledger:
             self._fd = self._open(path, os.O_CREAT if create else 0)
             self._memory = mmap.mmap(self._fd, SIZE)
         self._view = memoryview(self._memory)
-        self._rows = np.frombuffer(self._memory, ROW)
+        self._kinds = self._view.cast("I")[_KIND_AT // 4 :: _ROW.size // 4]
 
     @staticmethod
     def _open(path: Path, create: int) -> int:
@@ -119,7 +118,7 @@ class Ledger:
 
     def clear(self) -> None:
         """Zero every row; only under the lock, when no other process of the rig lives."""
-        self._rows[:] = np.zeros((), ROW)
+        self._view[:] = bytes(SIZE)
 
     def claim(self, kind: int, name: str, owner: str = "", *, shared: bool = False) -> Row:
         """Return the row (kind, name, owner), a new one unless `shared` and it exists.
@@ -134,32 +133,32 @@ class Ledger:
                 for row in self.rows(kind, name):
                     if row.owner.encode() == who:
                         return row
-            free = np.flatnonzero(self._rows["kind"] == 0)
-            if not free.size:
-                raise BusError(f"all {ROWS} rows of the rig's ledger are taken", "stop the rig and start it again")
-            number = int(free[0])
-            self._rows[number] = (key, who, 0, os.getpid(), np.zeros(6, np.int64))
-            self._rows["kind"][number] = kind
+            try:
+                number = self._kinds.tolist().index(0)
+            except ValueError:
+                raise BusError(
+                    f"all {ROWS} rows of the rig's ledger are taken", "stop the rig and start it again"
+                ) from None
+            _ROW.pack_into(self._view, number * _ROW.size, key, who, 0, os.getpid(), 0, 0, 0, 0, 0, 0)
+            self._kinds[number] = kind  # last: a reader without the lock sees a whole row or none
             return self._row(number)
 
     def release(self, row: Row) -> None:
         """Free a row; harmless when it is free already."""
         with self.locked():
-            if self._rows["pid"][row.number] == row.pid:
-                self._rows["kind"][row.number] = 0
+            if self._row(row.number).pid == row.pid:
+                self._kinds[row.number] = 0
 
     def rows(self, kind: int, name: str | None = None) -> list[Row]:
         """Return every row of a kind, or of a kind and name."""
-        hit = self._rows["kind"] == kind
-        if name is not None:
-            hit = hit & (self._rows["name"] == name.encode())
-        return [self._row(int(number)) for number in np.flatnonzero(hit)]
+        found = [self._row(number) for number, each in enumerate(self._kinds.tolist()) if each == kind]
+        return found if name is None else [row for row in found if row.name == name]
 
     def _row(self, number: int) -> Row:
-        raw = self._rows[number]
-        at = number * ROW.itemsize + _WORDS_AT
-        words = self._view[at : at + 48].cast("q")
-        return Row(number, raw["name"].decode(), raw["owner"].decode(errors="replace"), int(raw["pid"]), words)
+        at = number * _ROW.size
+        name, owner, _, pid, *_ = _ROW.unpack_from(self._view, at)
+        words = self._view[at + _WORDS_AT : at + _ROW.size].cast("q")
+        return Row(number, _text(name), _text(owner), pid, words)
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of the file; `remove` also deletes it."""
@@ -168,3 +167,7 @@ class Ledger:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _text(field: bytes) -> str:
+    return field.rstrip(b"\0").decode(errors="replace")

@@ -6,13 +6,15 @@ The split between scan axes (`nav`) and detector axes (`sig`) is part of the dat
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .errors import WireError
+
+if TYPE_CHECKING:  # the supervisor, which looks at no array, does without numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 Kind = Literal["frames", "values", "spectra", "image", "table", "ragged"]
 Origin = Literal["experiment", "simulation", "replay"]
@@ -34,6 +36,8 @@ class Axis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def values(self) -> NDArray[np.float64]:
         """Return the coordinate of every pixel, (size,) float64 [units], or pixel numbers if uncalibrated."""
+        import numpy as np
+
         scale = 1.0 if self.scale is None else self.scale
         return np.asarray(self.offset + np.arange(self.size) * scale, np.float64)
 
@@ -80,6 +84,8 @@ class StreamSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
         """The dtype of one element (structured for a table, bytes for ragged)."""
+        import numpy as np
+
         if self.kind == "table":
             return np.dtype([(name, code) for name, code in self.fields])
         return np.dtype(np.uint8) if self.kind == "ragged" else np.dtype(self.dtype)

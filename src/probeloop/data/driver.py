@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -17,9 +17,11 @@ from .axes import Origin, StreamSpec
 from .calibration import Calibration
 from .clock import Clock
 from .control import Scalar
-from .frame import FrameBuffer
 from .limits import Limits
 from .scan import Position
+
+if TYPE_CHECKING:
+    from .frame import FrameBuffer
 
 Modality = Literal["stem", "stm", "afm", "none"]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
-import numpy as np
 
 from .errors import Problem, SettingsError
 from .scan import Position
@@ -20,6 +19,7 @@ _Knob = Annotated[float, quantity("m", ge=-1e12, le=1e12)]  # drive_frequency [H
 _Radian = Annotated[float, quantity("rad", ge=-7, le=7)]
 _Volt = Annotated[float, quantity("V", ge=-1e6, le=1e6)]
 Bounds = tuple[_Number, _Number]
+Corners = tuple[Position, Position]
 
 
 class Limits(Settings):
@@ -30,7 +30,7 @@ class Limits(Settings):
     it in feedback. vendor_routines: allow-list.
     """
 
-    region: tuple[Position, Position]
+    region: Corners
     max_step: Annotated[float, quantity("m", gt=0, le=1)] | None = None
     max_tip_speed: Annotated[float, quantity("m/s", gt=0, le=1)] | None = None
     dwell_time: tuple[_Second, _Second] = (1e-7, 60.0)
@@ -88,8 +88,10 @@ def _looser(name: str, mine: object, new: object) -> bool:
     if mine is None:
         return False
     if name == "region":
-        own, wanted = np.asarray(mine), np.asarray(new)
-        return bool(np.any(wanted[0] < own[0]) or np.any(wanted[1] > own[1]))
+        (low, high), (new_low, new_high) = cast("Corners", mine), cast("Corners", new)
+        return any(n < o for n, o in zip(new_low, low, strict=True)) or any(
+            n > o for n, o in zip(new_high, high, strict=True)
+        )
     if isinstance(mine, dict) and isinstance(new, dict):
         return any(key not in mine or _looser(key, mine[key], new[key]) for key in new)
     if name == "vendor_routines":

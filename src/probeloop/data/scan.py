@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from .units import quantity
+
+if TYPE_CHECKING:  # the supervisor, which looks at no array, does without numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 Length = Annotated[float, quantity("m", ge=-1.0, le=1.0)]
 Size = Annotated[float, quantity("m", gt=0.0, le=1.0)]
@@ -31,10 +33,14 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def corners(self) -> NDArray[np.float64]:
         """Return the four corners, (4, 2) (x, y) [m]."""
+        import numpy as np
+
         half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * [self.width / 2, self.height / 2]
         return self._turn(half)
 
     def _turn(self, offset: NDArray[Any]) -> NDArray[np.float64]:
+        import numpy as np
+
         c, s = np.cos(self.rotation), np.sin(self.rotation)
         x = self.centre_x + c * offset[..., 0] - s * offset[..., 1]
         y = self.centre_y + s * offset[..., 0] + c * offset[..., 1]
@@ -42,6 +48,8 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def positions(self, shape: tuple[int, int], scan_index: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """Return the pixel centres (x, y) of `scan_index` (default all) for a map of (ny, nx), (N, 2) [m]."""
+        import numpy as np
+
         ny, nx = shape
         index = np.arange(ny * nx) if scan_index is None else np.asarray(scan_index)
         iy, ix = np.divmod(index, nx)
@@ -51,6 +59,8 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def visit_order(shape: tuple[int, int], order: Order) -> NDArray[np.int64]:
     """Return the scan indices in the order of the visits, (ny * nx,) int64."""
+    import numpy as np
+
     index = np.arange(shape[0] * shape[1], dtype=np.int64).reshape(shape)
     if order == "serpentine":
         index[1::2] = index[1::2, ::-1]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..bus.event import Bell, EventReader
 from ..bus.heartbeat import Pulse
 from ..bus.ledger import TOPIC
 from ..bus.node import Bus
 from ..bus.request import Client
-from ..bus.subscribe import Subscriber
 from ..bus.wait import Poller
 from ..data.commands import Command, Stop
 from ..data.control import Accepted, Event, Refused, Reply, Request, Submit, decode_event, decode_reply, encode
 from ..data.errors import BusError, WireError
 from ..plugin.instance import service_name
 from ..plugin.pulse import WORK
+
+if TYPE_CHECKING:
+    from ..bus.subscribe import Subscriber
 
 INSTRUMENT = "instrument"
 SERVICES = (INSTRUMENT, "experiment", "recorder")
@@ -90,6 +92,8 @@ class Connection:
 
     def subscribe(self, topic: str, mode: Literal["newest", "lossless"] = "newest") -> Subscriber:
         """Read a topic; its source never waits for this reader."""
+        from ..bus.subscribe import Subscriber  # a stop window reads no frames, and does without numpy
+
         return Subscriber(self._bus, topic, mode)
 
     def events(self) -> Events:
