@@ -1,0 +1,60 @@
+"""Interleaved rounds: whatever else the machine does meets all contestants alike, so their ratios hold.
+
+Each round runs every contestant once, and each round starts with another one. A ratio is taken within a round, where
+both met the same machine, and only then the median over the rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What each contestant reached, by its name, one figure a round; figure i of each is of the same round."""
+
+    values: Mapping[str, tuple[float, ...]]
+
+    def median(self, name: str) -> float:
+        """Return the median over the rounds."""
+        return median(self.values[name])
+
+    def spread(self, name: str) -> tuple[float, float]:
+        """Return the lowest and the highest."""
+        return min(self.values[name]), max(self.values[name])
+
+    def ratios(self, name: str, to: str) -> tuple[float, ...]:
+        """Return `name` over `to` of every round."""
+        return tuple(a / b for a, b in zip(self.values[name], self.values[to], strict=True))
+
+    def ratio(self, name: str, to: str) -> float:
+        """Return the median over the rounds of `name` over `to` within a round."""
+        return median(self.ratios(name, to))
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[], float]],
+    rounds: int,
+    warmup: int = 1,
+    after_round: Callable[[int, int], None] | None = None,
+) -> Figures:
+    """Run every contestant once a round and return what they reached.
+
+    contestants: each does its work once, checks it, and returns its figure (> 0). warmup: rounds before, not counted.
+    after_round: told (rounds done, rounds in all), those of the warm-up counted.
+    """
+    if rounds < 1 or not contestants:
+        raise ValueError("at least one round of at least one contestant")
+    names = list(contestants)
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(warmup + rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            figure = contestants[name]()
+            if turn >= warmup:
+                values[name].append(figure)
+        if after_round is not None:
+            after_round(turn + 1, warmup + rounds)
+    return Figures({name: tuple(figures) for name, figures in values.items()})
