@@ -64,7 +64,7 @@ def test_the_header_is_that_of_the_contract() -> None:
         3, index=9, generation=2, flags=BlockFlag.SCAN_BEGIN, revision=4, source_index=5, published_ns=6,
         exposed_ns=7, checksum=8,
     )  # fmt: skip
-    assert HEADER.pack(1, 1, 9, 3, 4, 2, 4, 5, 6, 7, 384, 8) == buffer.header.tobytes()
+    assert HEADER.pack(1, 1, 9, 3, 4, 2, 4, 5, 6, 7, 384, 8, 0) == buffer.header.tobytes()
 
 
 def test_order_indices_and_an_empty_block(bus: Bus) -> None:
@@ -339,7 +339,7 @@ def test_misuse_is_one_clear_line(local: Bus) -> None:
 @given(data=st.data())
 def test_garbage_is_never_delivered(data: st.DataObject) -> None:
     """Mutate a valid header: either the block is consistent with its spec, or it is counted and dropped."""
-    valid = bytearray(HEADER.pack(1, 0, 0, 2, 3, 1, 0, -1, 5, 0, 256, 0))
+    valid = bytearray(HEADER.pack(1, 0, 0, 2, 3, 1, 0, -1, 5, 0, 256, 0, 1))
     for at, byte in data.draw(st.lists(st.tuples(st.integers(0, 79), st.integers(0, 255)), max_size=4)):
         valid[at] = byte
     size = data.draw(st.sampled_from([1, 2, 4, 8, 9, 64]))

@@ -14,7 +14,8 @@ from typing import Any
 from .ledger import CREDIT, TOPIC, Row
 from .node import Bus, node_of, store_node, timed_wait
 
-JOINS, WAITING = 1, 2
+JOINS = 1
+FINISHED, WANTED = 0, 3  # of a credit row; 1 and 2 are its node. WANTED: ring when this is finished, 0 = do not
 _LOOK_AGAIN_S = 0.05
 _WINDOW_BYTES = 8 << 20  # what a waiting source keeps in flight stays in the processor's cache
 
@@ -29,14 +30,15 @@ class ReaderCredit:
         self._notifier = bus.retry(service.notifier_builder().create, f"give credit on {topic!r}")
         with bus.ledger.locked():
             self._row = bus.ledger.claim(CREDIT, topic, bus.process)
-            self._row.words[0] = finished
+            self._row.words[FINISHED] = finished
             store_node(self._row.words, bus.node_id)
             self._topic_words[JOINS] += 1
 
     def finish(self, index: int) -> None:
         """Say that everything before `index` is finished."""
-        self._row.words[0] = index
-        wanted = self._topic_words[WAITING]
+        words = self._row.words
+        words[FINISHED] = index
+        wanted = words[WANTED]
         if 0 < wanted <= index:
             self._notifier.notify()
 
@@ -85,7 +87,7 @@ class CreditBook:
         if joins != self._joins:
             self._rows = self._bus.ledger.rows(CREDIT, self._topic)
             self._joins = joins
-        return min(self._rows, key=lambda row: row.words[0], default=None)
+        return min(self._rows, key=lambda row: row.words[FINISHED], default=None)
 
     def _look(self) -> bool:
         """Count the blocks that may be sent; the rows are read again only when that count is used up."""
@@ -97,7 +99,7 @@ class CreditBook:
             # with no credit reader look again soon: one may join
             self.free = 1
             return True
-        finished = slowest.words[0]
+        finished = slowest.words[FINISHED]
         while self._ends and self._ends[0] <= finished:
             self._ends.popleft()
         self.free = self.window - len(self._ends)
@@ -119,7 +121,7 @@ class CreditBook:
         try:
             while not self._look():
                 # woken when a quarter of the window is free, not for every block
-                self._words[WAITING] = max(1, self._ends[len(self._ends) - self.window + self.window // 4])
+                self._want(max(1, self._ends[len(self._ends) - self.window + self.window // 4]))
                 if cancelled is not None and cancelled():
                     return False
                 left = deadline - time.monotonic()
@@ -131,7 +133,11 @@ class CreditBook:
                     self.drop_dead()
             return True
         finally:
-            self._words[WAITING] = 0
+            self._want(0)
+
+    def _want(self, index: int) -> None:
+        for row in self._rows:
+            row.words[WANTED] = index
 
     def drop_dead(self) -> list[str]:
         """Release the credits of killed readers; return their processes [0.3 ms]."""

@@ -38,7 +38,7 @@ _LINGER_S = 1.0
 NO_FLAGS = BlockFlag(0)
 # the public wrappers of these two inspect the payload type at every call, 0.5 us each
 _LOAN, _INITIALISED = "__loan_slice_uninit", "__assume_init"
-NEXT_INDEX, JOINS, WAITING, ANNOUNCED = 0, 1, 2, 3
+NEXT_INDEX, JOINS, ANNOUNCED = 0, 1, 2
 
 
 class Publisher:
@@ -206,13 +206,14 @@ class Publisher:
         size = count * self._frame_bytes if payload_bytes is None else payload_bytes
         words = self._words
         index = words[NEXT_INDEX]
-        HEADER.pack_into(
-            header, 0, LAYOUT, flags, index, count, buffer.capacity, generation, revision, source_index,
-            time.monotonic_ns(), exposed_ns, size, checksum,
-        )  # fmt: skip
         words[NEXT_INDEX] = index + count  # before the block is out: a kill in between loses, never repeats
         if words[JOINS] != self._joins:
             self.refresh()
+        # the reader learns of announcements from the block: to look at our word for each would bounce its cache line
+        HEADER.pack_into(
+            header, 0, LAYOUT, flags, index, count, buffer.capacity, generation, revision, source_index,
+            time.monotonic_ns(), exposed_ns, size, checksum, words[ANNOUNCED],
+        )  # fmt: skip
         getattr(sample, _INITIALISED)().send()
         self._notifier.notify()
         if self.credits is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -27,6 +28,10 @@ _CACHED_VIEWS = 4096
 _KEPT_GAPS = 256
 _KEPT_SPECS = 256
 _SLICE_S = 0.5  # longest single wait, so that Ctrl-C is seen
+_BRISK_NS = 50_000  # blocks so close together are waited for awake, so long
+_BRISK_S = _BRISK_NS * 1e-9
+_LOOKS = 8  # between two times that another process may have the core
+_let_others_run = getattr(os, "sched_yield", lambda: None)
 
 _LENGTH = "__slice_len"  # the public way to it makes two objects, 0.4 us
 _unpack = HEADER.unpack
@@ -39,6 +44,7 @@ class Subscriber:
     even so is counted and named. credit: a source that can wait stays behind this reader.
     A reader sees the blocks sent after it was made. A block's arrays point into shared memory and are valid until
     the next `receive`, `drain` step or `close`: keep `block.copy()`, never a view.
+    poll: `receive` looks again and again instead of sleeping: 15 us less latency, for a core of its own.
     """
 
     def __init__(
@@ -47,11 +53,13 @@ class Subscriber:
         topic: str,
         mode: Literal["newest", "lossless"] = "newest",
         credit: bool = False,
+        *,
+        poll: bool = False,
     ) -> None:
         """Join a topic as a reader; raises BusError (at most 16 readers) or SharedMemoryError."""
         if credit and mode != "lossless":
             raise BusError(f"a {mode} reader of {topic!r} can't give credit", "read it lossless")
-        self.bus, self.topic, self.mode = bus, topic, mode
+        self.bus, self.topic, self.mode, self._poll = bus, topic, mode, poll
         self._words = bus.ledger.claim(TOPIC, topic, shared=True).words
         self._services: list[Any] = [bus.event_service(f"{topic}/wake")]
         self.listener: Any = bus.retry(self._services[0].listener_builder().create, f"wait on {topic!r}")
@@ -75,6 +83,7 @@ class Subscriber:
         self._waiting: list[tuple[int, Any, Any]] = []
         self._views: dict[int, Layout] = {}
         self._view_spec: StreamSpec | None = None
+        self._published = self._apart = 0
         self._blocks = self._frames = self._bytes = self._lost = self._wire = self._unspecified = 0
         self._gaps: deque[tuple[int, int]] = deque(maxlen=_KEPT_GAPS)
 
@@ -150,9 +159,23 @@ class Subscriber:
         if block is not None or timeout_s <= 0:
             return block
         deadline = time.monotonic() + timeout_s
+        if self._poll or self._apart < _BRISK_NS:
+            block = self._look_again(deadline if self._poll else min(deadline, time.monotonic() + _BRISK_S))
         while block is None and (left := deadline - time.monotonic()) > 0:
             timed_wait(self.listener, min(left, _SLICE_S))
             block = self._next()
+        return block
+
+    def _look_again(self, until: float) -> FrameBlock | None:
+        """Look until `until` without sleeping: to be woken costs reader and publisher more than a short wait does."""
+        block = None
+        while block is None and time.monotonic() < until:
+            for _ in range(_LOOKS):
+                block = self._next()
+                if block is not None:
+                    break
+            else:
+                _let_others_run()
         return block
 
     def drain(self) -> Iterator[FrameBlock]:
@@ -184,12 +207,11 @@ class Subscriber:
         while True:
             live = self._live
             sample = live[0].receive() if len(live) == 1 else self._take()
-            if self._words[ANNOUNCED] != self._seen:  # after the take: what describes a block precedes it
-                self._read_announcements()
-                if sample is None:
-                    continue
             if sample is None:
-                return None
+                if self._words[ANNOUNCED] == self._seen:
+                    return None
+                self._read_announcements()
+                continue
             try:
                 block = self._parse(sample)
             except WireError:
@@ -208,10 +230,12 @@ class Subscriber:
             raise WireError(f"{room} bytes are no block", "a header has 128")
         (
             layout, flags, index, count, capacity, generation, revision, source_index, published_ns, exposed_ns,
-            size, checksum,
+            size, checksum, announced,
         ) = _unpack(HeaderMemory.from_address(address))  # fmt: skip
         if layout != LAYOUT:
             raise WireError(f"block layout {layout}, this is version {LAYOUT}", "restart every process")
+        if announced > self._seen:  # what describes a block precedes it
+            self._read_announcements()
         if index < self._start:
             return None
         current = self._current
@@ -242,6 +266,7 @@ class Subscriber:
             dose, frame_flags = dose[:count], frame_flags[:count]
             if frame_bytes is not None:
                 data = data[:count]
+        self._apart, self._published = published_ns - self._published, published_ns
         if index != self._expected:
             self._count_gap(index)
         if index + count > self._expected:

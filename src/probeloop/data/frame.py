@@ -36,7 +36,8 @@ HEADER = np.dtype(
         ("exposed_ns", "<i8"),
         ("payload_bytes", "<i8"),
         ("checksum", "<u8"),
-        ("spare", "V48"),
+        ("announced", "<i8"),
+        ("spare", "V40"),
     ]
 )
 HEADER_BYTES = 128
@@ -149,7 +150,7 @@ class FrameBuffer:
         size = count * self.spec.frame_bytes if payload_bytes is None else payload_bytes
         self.header[0] = (
             LAYOUT, flags, index, count, self.capacity, generation, revision, source_index,
-            published_ns, exposed_ns, size, checksum, b"",
+            published_ns, exposed_ns, size, checksum, 0, b"",
         )  # fmt: skip
 
 

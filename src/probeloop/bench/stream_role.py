@@ -1,0 +1,187 @@
+"""One end of a transport under test, as a process: it is told runs on stdin and answers on stdout, a JSON line each.
+
+Every frame is checked: word 0 is its number, word 1 the time at which its filling began, and the sum of all its
+words must be that of the source. Rivals run the same code around their own transport, so both sides do the same work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.clock import MonotonicClock
+
+FRAME_WORDS = 16_384  # 256 x 256 uint16: 128 KiB
+HOT_FRAMES = 16  # the source walks through 2 MiB, as a camera's driver through its ring
+END = 1 << 62
+_QUIET_S = 5.0
+_KEPT = 200_000
+
+Words = NDArray[np.uint64]
+
+
+class Sender(Protocol):
+    """The writing end. `send` publishes (n, FRAME_WORDS) words, which it copies into its own memory first."""
+
+    def wait_for_readers(self, count: int) -> None:
+        """Return when so many readers are joined."""
+        ...
+
+    def send(self, words: Words) -> None:
+        """Publish a block of frames; waits while readers are behind, loses nothing."""
+        ...
+
+    def close(self) -> None:
+        """Leave."""
+        ...
+
+
+class Reader(Protocol):
+    """The reading end."""
+
+    def receive(self, timeout_s: float) -> Words | None:
+        """Return the next block, (n, FRAME_WORDS), valid until the next call; None after `timeout_s`."""
+        ...
+
+    def close(self) -> None:
+        """Leave."""
+        ...
+
+
+MakeSender = Callable[[str, int], Sender]
+MakeReader = Callable[[str, int], Reader]
+
+
+@nb.njit(nogil=True, cache=True)
+def check(words: Any, sums: Any, expected: int) -> tuple[int, int]:
+    """Read every word of (n, FRAME_WORDS); return (frames that are corrupt, frames missing before this block)."""
+    corrupt, missing = 0, 0
+    for f in range(words.shape[0]):
+        total = np.uint64(0)
+        for i in range(words.shape[1]):
+            total += words[f, i]
+        number = np.int64(words[f, 0])
+        if total - words[f, 0] - words[f, 1] != sums[number % sums.shape[0]] or number < expected:
+            corrupt += 1
+            continue
+        missing += number - expected
+        expected = number + 1
+    return corrupt, missing
+
+
+class Source:
+    """The frames: random words, the first two of each are stamped when it is sent."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(1)
+        self._hot = rng.integers(0, 1 << 62, (HOT_FRAMES, FRAME_WORDS), np.uint64)
+        self._hot[:, :2] = 0
+        self.sums = self._hot.sum(axis=1, dtype=np.uint64)
+        self._words = memoryview(self._hot).cast("B").cast("Q")
+        self._blocks: dict[tuple[int, int], Words] = {}
+
+    def stamped(self, first: int, count: int) -> Words:
+        """Return frames first .. first + count - 1, stamped with their numbers and the time now."""
+        at = first % HOT_FRAMES
+        block = self._blocks.get((at, count))
+        if block is None:
+            block = self._blocks[at, count] = self._hot[at : at + count]
+        words, now = self._words, time.monotonic_ns()
+        for number in range(count):
+            place = (at + number) * FRAME_WORDS
+            words[place], words[place + 1] = first + number, now
+        return block
+
+
+def send_run(sender: Sender, source: Source, run: dict[str, Any]) -> dict[str, Any]:
+    """Send blocks of run["n"] frames for run["seconds"], at run["rate"] blocks a second or as fast as they go."""
+    n, rate, clock = int(run["n"]), float(run.get("rate", 0.0)), MonotonicClock()
+    corrupt_at = int(run.get("corrupt_at", -1))
+    sender.wait_for_readers(int(run["readers"]))
+    began, cpu = time.monotonic_ns(), time.process_time_ns()
+    end, first, blocks = began + round(float(run["seconds"]) * 1e9), 0, 0
+    while time.monotonic_ns() < end:
+        if rate:
+            clock.wait_until(began + round(blocks / rate * 1e9))
+        words = source.stamped(first, n)
+        if first <= corrupt_at < first + n:  # the self-test: one bit of one frame is wrong
+            words = words.copy()
+            words[corrupt_at - first, -1] ^= np.uint64(1 << 40)
+        sender.send(words)
+        first += n
+        blocks += 1
+    last = source.stamped(0, n).copy()
+    last[:, 0] = END
+    last[:, 1] = first
+    sender.send(last)
+    return {"frames": first, "cpu_us": (time.process_time_ns() - cpu) / 1e3 / max(1, first)}
+
+
+def read_run(reader: Reader, sums: Words, run: dict[str, Any]) -> dict[str, Any]:
+    """Read until the end; return what was read and checked, frames a second and latencies."""
+    n, expected, corrupt, lost, count = int(run["n"]), 0, 0, 0, 0
+    latencies = np.zeros(_KEPT, np.int64)
+    began = ended = 0
+    blocks, cpu = 0, time.process_time_ns()
+    while True:
+        words = reader.receive(_QUIET_S)
+        now = time.monotonic_ns()
+        if words is None:
+            return {"error": f"nothing came for {_QUIET_S:g} s after {count} frames"}
+        if words[0, 0] == END:
+            lost += int(words[0, 1]) - expected
+            break
+        if blocks < _KEPT:
+            latencies[blocks] = now - int(words[0, 1])
+        blocks += 1
+        bad, missing = check(words, sums, expected)
+        corrupt, lost, count = corrupt + bad, lost + missing, count + len(words)
+        expected += missing + len(words)
+        ended = time.monotonic_ns()
+        began = began or ended
+    p50, p99 = np.percentile(latencies[: min(blocks, _KEPT)] / 1e3, [50, 99]) if blocks else (0.0, 0.0)
+    return {
+        "frames": count,
+        "lost": lost,
+        "corrupt": corrupt,
+        "fps": (count - n) / max(1, ended - began) * 1e9,
+        "p50_us": float(p50),
+        "p99_us": float(p99),
+        "cpu_us": (time.process_time_ns() - cpu) / 1e3 / max(1, count),
+    }
+
+
+def serve(make_sender: MakeSender, make_reader: MakeReader, arguments: list[str]) -> int:
+    """Be a "sender" or a "reader" until stdin ends. A run is {"name", "n", "seconds", "rate", "readers"}."""
+    if arguments == ["try"]:
+        return 0  # its library could be imported
+    role, source = arguments[0], Source()
+    check(np.zeros((1, FRAME_WORDS), np.uint64), source.sums, 0)
+    read_only = np.zeros((1, FRAME_WORDS), np.uint64)
+    read_only.flags.writeable = False
+    check(read_only, source.sums, 0)
+    _say({"ready": True, "pid": os.getpid()})
+    for line in sys.stdin:
+        run = json.loads(line)
+        end: Any = (make_sender if role == "sender" else make_reader)(run["name"], int(run["n"]))
+        try:
+            _say({"joined": True})
+            _say(send_run(end, source, run) if role == "sender" else read_run(end, source.sums, run))
+            sys.stdin.readline() if role == "sender" else None  # it stays until the readers have read
+        finally:
+            end.close()
+        _say({"left": True})
+    return 0
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
