@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ..data.errors import ProbeloopError
 
 RIVALS = Path(__file__).parents[3] / "tests" / "bench" / "rivals"  # of a checkout; a wheel has none
 _LONGEST_S = 60.0
+_ENDING_S = 5.0
 
 
 def rival(name: str) -> list[str] | None:
@@ -62,9 +64,9 @@ class Party:
         self.name = name
         self._runs = 0
         roles = ["sender", *["reader"] * readers]
-        self._processes = [_start([*command, role]) for role in roles]
+        self._processes = [start([*command, role]) for role in roles]
         for process in self._processes:
-            _read(process, name)
+            read(process, name)
 
     def run(
         self, n: int, seconds: float, *, rate: float = 0.0, readers: int = 1, corrupt_at: int = -1, kind: str = ""
@@ -78,28 +80,19 @@ class Party:
         told = {"name": name, "n": n, "seconds": seconds, "rate": rate, "readers": readers, "corrupt_at": corrupt_at}
         taking_part = self._processes[1 : 1 + readers]
         for process in [*taking_part, self._processes[0]]:
-            _tell(process, told)
-            _read(process, self.name)
-        sent = _read(self._processes[0], self.name)
-        read = tuple(_read(process, self.name) for process in taking_part)
-        _tell(self._processes[0], {})
+            tell(process, told)
+            read(process, self.name)
+        sent = read(self._processes[0], self.name)
+        found = tuple(read(process, self.name) for process in taking_part)
+        tell(self._processes[0], {})
         for process in [*taking_part, self._processes[0]]:
-            _read(process, self.name)
-        return Outcome(int(sent["frames"]), read, sent)
+            read(process, self.name)
+        return Outcome(int(sent["frames"]), found, sent)
 
     def close(self) -> None:
         """End the processes."""
         for process in self._processes:
-            if process.stdin is not None:
-                process.stdin.close()
-        for process in self._processes:
-            try:
-                process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            end(process)
 
     def __enter__(self) -> Party:
         return self
@@ -108,23 +101,45 @@ class Party:
         self.close()
 
 
-def _start(command: list[str]) -> subprocess.Popen[str]:
+def start(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a process that speaks lines of JSON, with one thread for each of its libraries."""
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **one_thread}
+        command,
+        bufsize=0,  # so that select sees every line
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **one_thread},
     )
 
 
-def _tell(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
+def tell(process: subprocess.Popen[bytes], message: dict[str, Any]) -> None:
+    """Write a line."""
     assert process.stdin is not None
-    process.stdin.write(json.dumps(message) + "\n")
-    process.stdin.flush()
+    process.stdin.write(json.dumps(message).encode() + b"\n")
 
 
-def _read(process: subprocess.Popen[str], name: str) -> dict[str, Any]:
+def read(process: subprocess.Popen[bytes], name: str) -> dict[str, Any]:
+    """Read a line; raises ProbeloopError when the process ended, says nothing for long, or tells of an error."""
     assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], _LONGEST_S)
+    if not ready:
+        raise ProbeloopError(f"the transport {name} says nothing since {_LONGEST_S:g} s", "run it again")
     line = process.stdout.readline()
     answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
     if "error" in answer:
         raise ProbeloopError(f"the transport {name} failed: {answer['error']}", "run it again; see what it printed")
     return answer
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process by ending its stdin; kill it when that does not help."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(_ENDING_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -127,7 +127,7 @@ def send_run(sender: Sender, source: Source, run: dict[str, Any]) -> dict[str, A
 
 def read_run(reader: Reader, sums: Words, run: dict[str, Any]) -> dict[str, Any]:
     """Read until the end; return what was read and checked, frames a second and latencies."""
-    n, expected, corrupt, lost, count = int(run["n"]), 0, 0, 0, 0
+    expected = corrupt = lost = count = 0
     latencies = np.zeros(_KEPT, np.int64)
     began = ended = 0
     blocks, cpu = 0, time.process_time_ns()
@@ -146,13 +146,13 @@ def read_run(reader: Reader, sums: Words, run: dict[str, Any]) -> dict[str, Any]
         corrupt, lost, count = corrupt + bad, lost + missing, count + len(words)
         expected += missing + len(words)
         ended = time.monotonic_ns()
-        began = began or ended
+        began = began or int(words[0, 1])
     p50, p99 = np.percentile(latencies[: min(blocks, _KEPT)] / 1e3, [50, 99]) if blocks else (0.0, 0.0)
     return {
         "frames": count,
         "lost": lost,
         "corrupt": corrupt,
-        "fps": (count - n) / max(1, ended - began) * 1e9,
+        "fps": count / max(1, ended - began) * 1e9,
         "p50_us": float(p50),
         "p99_us": float(p99),
         "cpu_us": (time.process_time_ns() - cpu) / 1e3 / max(1, count),

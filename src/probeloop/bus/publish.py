@@ -117,8 +117,7 @@ class Publisher:
 
     def _tell(self, announcement: Announcement) -> None:
         self._specs.send(msgspec.msgpack.encode(announcement))
-        self._words[ANNOUNCED] += 1
-        self._notifier.notify()
+        self._words[ANNOUNCED] += 1  # no wake-up: the first block brings it, and a reader woken twice is late for it
 
     def announce(self, spec: StreamSpec, generation: int) -> None:
         """Say what the blocks of `generation` from here on are; must precede them.

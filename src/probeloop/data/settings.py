@@ -6,6 +6,7 @@ another process sent.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from reprlib import Repr
@@ -103,18 +104,31 @@ def to_mapping(settings: msgspec.Struct) -> dict[str, Any]:
     return made
 
 
+_NOT_FINITE = "holds a number that is not finite"
+
+
 def revalidate(value: Any, kind: Any) -> Any:
     """Encode and decode `value` as `kind` again; raises SettingsError when it isn't one or holds NaN or inf.
 
     A struct built in Python skipped every check; the gate calls this on whatever it is handed.
     """
     try:
-        again = msgspec.convert(msgspec.to_builtins(value), kind)
-    except (msgspec.MsgspecError, RecursionError, TypeError) as error:
+        body = msgspec.json.encode(value)  # writes null for what is not finite, which no float takes
+        again = _decoder(kind).decode(body)
+        finite = b"null" not in body or _finite(value)  # where None is allowed too, it decodes
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        words = str(error) if _finite(value) else _NOT_FINITE
+        raise SettingsError([Problem(type(value).__name__, words)]) from error
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise SettingsError([Problem(type(value).__name__, str(error))]) from error
-    if not _finite(again):
-        raise SettingsError([Problem(type(value).__name__, "holds a number that is not finite")])
+    if not finite:
+        raise SettingsError([Problem(type(value).__name__, _NOT_FINITE)])
     return again
+
+
+@functools.lru_cache(maxsize=64)
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)  # making one takes longer than a hundred commands
 
 
 def unit_of(annotation: Any) -> str:

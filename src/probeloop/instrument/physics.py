@@ -39,12 +39,19 @@ def region(p: Proposal) -> Refusal | None:
     places = visited(p.command)
     if places is None:
         return None
-    low, high = np.asarray(p.limits.region)
-    slack = _EDGE * np.maximum(np.abs(low), np.abs(high))
-    inside = np.all((places >= low - slack) & (places <= high + slack), axis=1)
-    if np.all(inside):
-        return None
-    x, y = places[int(np.argmin(inside))]
+    low, high = p.limits.region
+    slack = [_EDGE * max(abs(a), abs(b)) for a, b in zip(low, high, strict=True)]
+    floor, ceiling = np.subtract(low, slack), np.add(high, slack)
+    # a single place is the usual case, and numpy's comparison of one costs more than all other checks together
+    if len(places) == 1:
+        (x, y) = places[0]
+        if floor[0] <= x <= ceiling[0] and floor[1] <= y <= ceiling[1]:
+            return None
+    else:
+        inside = np.all((places >= floor) & (places <= ceiling), axis=1)
+        if np.all(inside):
+            return None
+        x, y = places[int(np.argmin(inside))]
     allowed = f"x {low[0]:.6g} to {high[0]:.6g} m, y {low[1]:.6g} to {high[1]:.6g} m"
     return Refusal(f"({x:.6g}, {y:.6g}) m is outside the region", "region", allowed)
 

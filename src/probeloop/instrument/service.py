@@ -7,6 +7,7 @@ pump                          frames from the driver to the topics; refreshes id
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,7 @@ TICK = 0.05  # [s]
 REFRESH = 0.1  # [s]
 READBACK = 0.25  # [s] between two looks at an idle instrument
 ENDING = 2.0  # [s] for a thread to end
+SWITCH = 5e-5  # [s] after which a thread that waits for the interpreter gets it: Python's 5 ms would be the latency
 
 
 class Topics:
@@ -143,6 +145,7 @@ def run_instrument(
     if faults:
         raise ContractError("; ".join(faults), "probeloop check names what a driver needs")
     clock = MonotonicClock()
+    sys.setswitchinterval(SWITCH)
     events = EventWriter(bus)
     server = Server(bus, SERVICE)
     poller = Poller(bus, server)

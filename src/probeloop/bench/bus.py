@@ -1,0 +1,199 @@
+"""`probeloop bench bus`: the bus beside pyzmq, raw iceoryx2 and this machine's own limits, in interleaved rounds.
+
+128 KiB frames, every byte read and every frame checked by all sides. Throughput at 1 and at 8 frames a block, one-way
+latency at 1,000 frames a second, the closed loop through the real gate, and the fan-out to 3 readers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .limits import Limits
+from .loop import LoopParty
+from .parties import Outcome, Party, rival
+from .rounds import Figures, interleaved
+from .stream_role import FRAME_WORDS
+
+OURS, ZMQ, RAW, MEMCPY = "probeloop", "pyzmq", "iceoryx2", "memcpy"
+FRAME_BYTES = FRAME_WORDS * 8
+RATE = 1_000.0  # frames a second of the latency
+READERS = 3
+_ROUNDS = 7
+_SHARES = {"throughput": 0.35, "latency": 0.2, "loop": 0.25, "fanout": 0.15}  # of the time; the rest starts processes
+_START_S = 8.0
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Checked:
+    """Frames lost and corrupt, of all runs and all transports."""
+
+    lost: dict[str, int] = field(default_factory=dict)
+    corrupt: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, outcome: Outcome) -> Outcome:
+        """Count an outcome."""
+        self.lost[name] = self.lost.get(name, 0) + outcome.lost
+        self.corrupt[name] = self.corrupt.get(name, 0) + outcome.corrupt
+        return outcome
+
+
+@dataclass
+class Bench:
+    """The parties, and what is measured with them. rounds: of each measurement; seconds: of all."""
+
+    parties: dict[str, Party]
+    loops: dict[str, LoopParty]
+    seconds: float
+    progress: Progress
+    rounds: int = _ROUNDS
+    checked: Checked = field(default_factory=Checked)
+
+    def _each(self, what: str, contestants: int) -> float:
+        """Return how long one run of a measurement may take [s]."""
+        return max(0.05, self.seconds * _SHARES[what] / ((self.rounds + 1) * contestants))
+
+    def throughput(self, n: int, limits: Limits) -> Figures:
+        """Return bytes a second of blocks of `n` frames, and of copying hot frames into a ring."""
+        each = self._each("throughput", 2 * (len(self.parties) + 1))
+
+        def run(name: str, party: Party) -> Callable[[], float]:
+            return lambda: self.checked.add(name, party.run(n, each)).fps * FRAME_BYTES
+
+        runs = {name: run(name, party) for name, party in self.parties.items()}
+        return self._rounds(f"throughput, {n} a block", {**runs, MEMCPY: lambda: limits.memcpy(each)})
+
+    def latency(self) -> Figures:
+        """Return the median latency from the start of the copy to the reader's hands [us]."""
+        each = self._each("latency", len(self.parties))
+
+        def run(name: str, party: Party) -> Callable[[], float]:
+            return lambda: self.checked.add(name, party.run(1, each, rate=RATE)).p50_us
+
+        return self._rounds("latency", {name: run(name, party) for name, party in self.parties.items()})
+
+    def loop(self) -> Figures:
+        """Return the median latency of the closed loop [us]."""
+        each = self._each("loop", max(1, len(self.loops)))
+
+        def run(party: LoopParty) -> Callable[[], float]:
+            return lambda: float(party.run(each)["p50_us"])
+
+        return self._rounds("closed loop", {name: run(party) for name, party in self.loops.items()})
+
+    def fanout(self) -> Figures:
+        """Return frames a second of the slowest of three readers."""
+        several = {name: party for name, party in self.parties.items() if name != RAW}
+        each = self._each("fanout", len(several))
+
+        def run(name: str, party: Party) -> Callable[[], float]:
+            return lambda: self.checked.add(name, party.run(1, each, readers=READERS, kind="-fanout")).fps
+
+        return self._rounds("fan-out", {name: run(name, party) for name, party in several.items()})
+
+    def _rounds(self, what: str, contestants: dict[str, Callable[[], float]]) -> Figures:
+        return interleaved(
+            contestants, self.rounds, after_round=lambda done, of: self.progress(f"{what}: round {done} of {of}")
+        )
+
+
+@contextlib.contextmanager
+def _parties(progress: Progress) -> Iterator[tuple[dict[str, Party], dict[str, LoopParty], list[str]]]:
+    """Yield the transports that can be had here, their closed loops, and what is missing."""
+    own = [sys.executable, "-m", "probeloop.bench"]
+    streams = {OURS: [f"{own[2]}.bus_role"], ZMQ: rival("pyzmq_stream"), RAW: rival("iceoryx2_stream")}
+    loops = {OURS: [f"{own[2]}.loop_role"], ZMQ: rival("pyzmq_loop")}
+    missing = [name for name, found in streams.items() if found is None]
+    with contextlib.ExitStack() as stack:
+        made: dict[str, Party] = {}
+        closed: dict[str, LoopParty] = {}
+        for name, command in streams.items():
+            progress(f"starting {name}")
+            if command is not None:
+                whole = [*own[:2], *command] if name == OURS else command
+                made[name] = stack.enter_context(Party(name, whole, 1 if name == RAW else READERS))
+        for name, command in loops.items():
+            if command is not None:
+                whole = [*own[:2], *command] if name == OURS else command
+                closed[name] = stack.enter_context(LoopParty(name, whole))
+        yield made, closed, missing
+
+
+def run(seconds: float = 40.0, progress: Progress = lambda text: None) -> dict[str, Any]:
+    """Measure all of it in about `seconds`; return plain data. Ratios are None where a rival is missing."""
+    began = time.monotonic()
+    with _parties(progress) as (parties, loops, missing):
+        limits = Limits()
+        left = max(1.0, seconds - (time.monotonic() - began) - 1.0)
+        bench = Bench(parties, loops, left, progress)
+        by_n = {n: bench.throughput(n, limits) for n in (1, 8)}
+        latency, loop, fanout = bench.latency(), bench.loop(), bench.fanout()
+        read = limits.read(0.3)
+    worse = {name: min((figures.ratio(OURS, name) for figures in by_n.values() if name in figures.values),
+                       default=None) for name in (ZMQ, MEMCPY, RAW)}  # fmt: skip
+    return {
+        "throughput_x_pyzmq": _round(worse[ZMQ]),
+        "throughput_x_memcpy": _round(worse[MEMCPY]),
+        "throughput_x_iceoryx2": _round(worse[RAW]),
+        "latency_p50_x_pyzmq": _ratio(latency, ZMQ),
+        "latency_p50_x_iceoryx2": _ratio(latency, RAW),
+        "loop_p50_x_pyzmq": _ratio(loop, ZMQ),
+        "fanout3_x_pyzmq": _ratio(fanout, ZMQ),
+        "frames_lost": sum(bench.checked.lost.values()),
+        "frames_corrupt": sum(bench.checked.corrupt.values()),
+        "limits": {
+            "memcpy_gb_s": round(max(f.median(MEMCPY) for f in by_n.values()) / 1e9, 1),
+            "read_gb_s": round(read / 1e9, 1),
+        },
+        "medians": {
+            **{f"gb_s_{n}_a_block": _medians(figures, 1e9) for n, figures in by_n.items()},
+            "latency_p50_us": _medians(latency),
+            "loop_p50_us": _medians(loop),
+            "fanout3_fps": _medians(fanout),
+        },
+        "rounds": bench.rounds,
+        "missing": missing,
+        "ok": not any(bench.checked.lost.values()) and not any(bench.checked.corrupt.values()),
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Return the figures for people."""
+    targets = {
+        "throughput_x_pyzmq": "at least 5, better 8",
+        "throughput_x_memcpy": "at least 0.45, better 0.65",
+        "throughput_x_iceoryx2": "at least 0.85, better 0.95",
+        "latency_p50_x_pyzmq": "at most 0.40, better 0.22",
+        "latency_p50_x_iceoryx2": "at most 1.3, better 1.1",
+        "loop_p50_x_pyzmq": "at most 0.50, better 0.30",
+        "fanout3_x_pyzmq": "at least 5, better 8",
+    }
+    lines = [f"{name:26}{_shown(figures[name]):>8}   {target}" for name, target in targets.items()]
+    lines += [f"{name:26}{figures[name]:>8}   0" for name in ("frames_lost", "frames_corrupt")]
+    lines += [f"{name:26}{value:>8}   GB/s, this machine" for name, value in figures["limits"].items()]
+    for name, medians in figures["medians"].items():
+        lines.append(f"{name:26}" + ", ".join(f"{who} {value:g}" for who, value in medians.items()))
+    if figures["missing"]:
+        lines.append(f"missing: {', '.join(figures['missing'])}; from a checkout: pip install -e '.[bench]'")
+    return "\n".join(lines)
+
+
+def _ratio(figures: Figures, to: str) -> float | None:
+    return _round(figures.ratio(OURS, to)) if to in figures.values else None
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _medians(figures: Figures, unit: float = 1.0) -> dict[str, float]:
+    return {name: round(figures.median(name) / unit, 2) for name in figures.values}
