@@ -20,13 +20,8 @@ from probeloop.data.errors import DropInError
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put the stand-in where cupy is looked for."""
-    if emulated_gpu.COMPILER is None:
-        pytest.skip("no C++ compiler to run the GPU's kernels on the CPU: g++ or clang++")
-    monkeypatch.setitem(sys.modules, "cupy", emulated_gpu.cupy(tmp_path))
-    monkeypatch.setattr(emulated_gpu.Stream, "streams", [])
-    monkeypatch.setattr(emulated_gpu.Stream, "most_waiting", 0)
     cuda._kernel.cache_clear()
-    yield emulated_gpu.Stream
+    yield emulated_gpu.put_in_place(tmp_path, monkeypatch)
     cuda._kernel.cache_clear()
 
 
@@ -60,6 +55,7 @@ def test_batches_overlap_and_no_buffer_is_used_too_early(gpu: Any, monkeypatch: 
     monkeypatch.setattr(cuda, "_BATCH_BYTES", 2 * 20 * 256 * 2)
     compared("u2", (20, 256), 13)  # seven batches of two frames, the last of one
     assert gpu.most_waiting == 3
+    assert gpu.orders == {("copy in", "kernel", "copy out")}
     assert all(not stream.waiting for stream in gpu.streams)
 
 
