@@ -102,10 +102,8 @@ class DetectorGeometry:
         moments (N, 3): sum(I), sum(I (kx - centre)), sum(I (ky - centre)). to_scan: of detector_to_scan.
         """
         total = moments[:, :1]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = moments[:, 1:] * self.scale[::-1] / total
-        mean[total[:, 0] == 0] = np.nan
-        return np.asarray(mean @ to_scan.T)
+        turned = moments[:, 1:] @ (to_scan * self.scale[::-1]).T
+        return np.divide(turned, total, out=np.full_like(turned, np.nan), where=total != 0)
 
 
 def standard_annuli(geometry: DetectorGeometry, calibrations: CalibrationSet, who: str) -> dict[str, Annulus]:

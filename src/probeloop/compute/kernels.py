@@ -78,9 +78,10 @@ class VirtualDetectors:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the sums (N, K), and (N, 3): sum(I), sum(I (kx - centre[1])), sum(I (ky - centre[0])) of a frame."""
         masks = self._masks
-        made = self._run(frames, (0, masks.shape[0]), True)
-        sums, moments = np.split(made.astype(np.float64), [len(masks.bits)], axis=1)
-        moments[:, 1:] -= moments[:, :1] * centre[::-1]
+        made = self._run(frames, (0, masks.shape[0]), True).astype(np.float64)
+        sums, moments = made[:, : len(masks.bits)], made[:, len(masks.bits) :]
+        moments[:, 1] -= moments[:, 0] * centre[1]
+        moments[:, 2] -= moments[:, 0] * centre[0]
         return sums, moments
 
     def _run(self, frames: NDArray[Any], rows: tuple[int, int], moments: bool) -> NDArray[Any]:
