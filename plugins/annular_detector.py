@@ -5,25 +5,23 @@ Sums the intensity between two collection angles in every diffraction pattern, a
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from probeloop.api import (
-    CalibrationError,
     DetectorGeometry,
     FrameBlock,
     FrameTransform,
     Outputs,
     Settings,
     StreamSpec,
+    VirtualDetectors,
     quantity,
-    weighted_sums,
+    standard_annuli,
 )
 
-ADF_INNER = 2.4  # multiples of the convergence angle: outside the bright disc and its overlaps
 Angle = Annotated[float, quantity("mrad", ge=0.0, le=1000.0)]
 
 
@@ -55,26 +53,14 @@ class AnnularDetector(FrameTransform):
         geometry = DetectorGeometry.of(spec, self.context.calibrations, who)
         inner, outer = self.parameters.inner, self.parameters.outer
         if inner is None:
-            inner = ADF_INNER * self.context.calibrations.require("convergence_angle", who).value[0] * 1e3
+            inner = standard_annuli(geometry, self.context.calibrations, who)["adf"][0] * 1e3
         if outer is None:
             outer = max(geometry.inscribed * 1e3, inner)
-        radius = geometry.radius() * 1e3
-        weight = (radius >= inner) & (radius < outer)
-        if not weight.any():
-            raise CalibrationError(
-                f"no pixel lies between {inner:.1f} and {outer:.1f} mrad, the detector sees {radius.max():.1f} mrad",
-                "choose other angles or another camera length",
-            )
-        share = geometry.share(inner * 1e-3, outer * 1e-3)
-        if outer > geometry.inscribed * 1e3 * 1.001 and share < 0.99:
-            warnings.warn(
-                f"only {share:.0%} of the annulus {inner:.1f} to {outer:.1f} mrad lies on the detector", stacklevel=2
-            )
+        mask = geometry.annulus(inner * 1e-3, outer * 1e-3)
         self.parameters = self.Parameters(inner=inner, outer=outer)
-        self._weight = weight.astype(np.float32)
+        self._detector = VirtualDetectors(mask[None], self.context.device)
         return {"intensity": StreamSpec("intensity", "values", "<f4", units=spec.units)}
 
     def process(self, block: FrameBlock) -> Outputs:
         """Return the sum over the annulus of every frame."""
-        sums: Any = weighted_sums(block.data, self._weight)
-        return {"intensity": sums.astype(np.float32)}
+        return {"intensity": self._detector.sums(block.data)[:, 0].astype(np.float32)}

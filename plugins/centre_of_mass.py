@@ -9,14 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from probeloop.api import (
-    Channel,
     DetectorGeometry,
     FrameBlock,
     FrameTransform,
     Outputs,
     StreamSpec,
+    VirtualDetectors,
     detector_to_scan,
-    first_moments,
 )
 
 
@@ -33,19 +32,14 @@ class CentreOfMass(FrameTransform):
         who = "centre_of_mass"
         self._geometry = DetectorGeometry.of(spec, self.context.calibrations, who)
         self._to_scan = detector_to_scan(self.context.calibrations, who)
-        channels = (Channel("x", "deflection", "rad"), Channel("y", "deflection", "rad"))
+        self._detector = VirtualDetectors(np.empty((0, *self._geometry.shape)), self.context.device)
         return {
-            "deflection": StreamSpec("deflection", "values", "<f4", channels=channels, units="rad"),
+            "deflection": self._geometry.deflection_spec,
             "intensity": StreamSpec("intensity", "values", "<f4", units=spec.units),
         }
 
     def process(self, block: FrameBlock) -> Outputs:
         """Return deflection and intensity; NaN where a pattern is empty."""
-        (centre_y, centre_x), (scale_y, scale_x) = self._geometry.centre, self._geometry.scale
-        sums = first_moments(block.data, centre_y, centre_x)
-        total = sums[:, :1]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            moments = sums[:, 1:] * (scale_x, scale_y) / total
-        moments[total[:, 0] == 0] = np.nan
-        deflection = moments @ self._to_scan.T
-        return {"deflection": deflection.astype(np.float32), "intensity": total[:, 0].astype(np.float32)}
+        _, moments = self._detector.sums_and_moments(block.data, self._geometry.centre)
+        deflection = self._geometry.deflection(moments, self._to_scan)
+        return {"deflection": deflection.astype(np.float32), "intensity": moments[:, 0].astype(np.float32)}

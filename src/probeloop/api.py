@@ -9,8 +9,8 @@ import importlib
 from typing import Any
 
 _WHERE = {
-    "compute.detector": "DetectorGeometry detector_to_scan",
-    "compute.kernels": "first_moments weighted_sums",
+    "compute.detector": "DetectorGeometry detector_to_scan standard_annuli",
+    "compute.kernels": "VirtualDetectors",
     "data.aberrations": "Aberrations blur_radius chi interaction strehl wavelength",
     "data.assemble": "assemble empty_map is_pixel",
     "data.axes": "Axis Channel StreamSpec",

@@ -3,10 +3,10 @@
 from .compute.detector import (
     DetectorGeometry as DetectorGeometry,
     detector_to_scan as detector_to_scan,
+    standard_annuli as standard_annuli,
 )
 from .compute.kernels import (
-    first_moments as first_moments,
-    weighted_sums as weighted_sums,
+    VirtualDetectors as VirtualDetectors,
 )
 from .data.aberrations import (
     Aberrations as Aberrations,

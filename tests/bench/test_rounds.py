@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from probeloop.bench.rounds import Figures, interleaved
+from probeloop.bench.rounds import Figures, interleaved, rounds_in
 
 
 def test_every_round_runs_all_and_starts_with_another() -> None:
@@ -51,3 +51,11 @@ def test_no_rounds_are_refused(rounds: int) -> None:
         interleaved({"a": lambda: 1.0}, rounds)
     with pytest.raises(ValueError, match="at least one round"):
         interleaved({}, 1)
+
+
+def test_the_second_round_says_how_many_fit() -> None:
+    ran = []
+    contestants = {"a": lambda: float(ran.append(1) is None)}
+    assert rounds_in(0.0, contestants) == 5
+    assert len(ran) == 2
+    assert rounds_in(1e9, contestants, most=7) == 7

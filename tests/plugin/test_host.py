@@ -12,14 +12,16 @@ from probeloop.bus.node import Bus
 from probeloop.bus.subscribe import Subscriber
 from probeloop.data.assemble import assemble, empty_map
 from probeloop.data.axes import Axis, StreamSpec
+from probeloop.data.calibration import CalibrationSet
 from probeloop.data.control import Accepted, Gap, Refused, Remark, Revision, StateChange
-from probeloop.data.errors import CalibrationError, ContractError
+from probeloop.data.errors import CalibrationError, ContractError, DropInError
 from probeloop.data.frame import BlockFlag, FrameBlock
 from probeloop.data.settings import Settings
 from probeloop.data.units import quantity
 from probeloop.plugin.contract import FrameTransform, Scalarizer, ScanTransform
 from probeloop.plugin.host import Host
 from probeloop.plugin.instance import PluginInstance
+from probeloop.plugin.worker import PluginProcess
 
 from .conftest import Camera, camera_spec
 
@@ -203,13 +205,21 @@ def test_what_was_not_declared_is_a_breach(camera: Camera, hosted: Any, returned
         host.step()
 
 
-def test_a_plug_in_without_its_calibration_refuses_and_goes_on_with_the_next_generation(
-    camera: Camera, hosted: Any
+@pytest.mark.parametrize(
+    "error",
+    [
+        CalibrationError("needs the calibration 'detector_scale'", "measure it"),
+        DropInError("no GPU: the driver sees none"),
+    ],
+    ids=["calibration", "GPU"],
+)
+def test_a_plug_in_without_what_it_needs_refuses_and_goes_on_with_the_next_generation(
+    error: Exception, camera: Camera, hosted: Any
 ) -> None:
     class Needs(Times):
         def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
             if spec.nav_shape == (8, 8):
-                raise CalibrationError("needs the calibration 'detector_scale'", "measure it")
+                raise error
             return super().outputs(spec)
 
     host = hosted(Needs())
@@ -217,7 +227,7 @@ def test_a_plug_in_without_its_calibration_refuses_and_goes_on_with_the_next_gen
     while host.step():
         pass
     assert host.state == "refused"
-    assert [e.state for e in host.events if isinstance(e, StateChange)] == ["refused"]
+    assert [(e.state, e.reason) for e in host.events if isinstance(e, StateChange)] == [("refused", str(error))]
     camera.announce(2, camera_spec((4, 4)))
     camera.scan(2, announce=False)
     while host.step():
@@ -293,3 +303,11 @@ def test_a_slow_plug_in_names_what_it_lost(camera: Camera, hosted: Any) -> None:
     lost = [e for e in host.events if isinstance(e, Gap)]
     assert sum(e.count for e in lost) + host.frames == 300
     assert lost[0].topic == "camera"
+
+
+def test_a_plug_in_is_told_where_it_may_compute() -> None:
+    process = PluginProcess.__new__(PluginProcess)
+    process.calibrations = CalibrationSet()
+    for device in ("cpu", "cuda"):
+        made = process._make(Times, PluginInstance(name="p", use="times", device=device))
+        assert made.context.device == device

@@ -7,6 +7,7 @@ import pytest
 from probeloop.data.errors import SettingsError, SourceError
 from probeloop.data.limits import Limits
 from probeloop.rig.load import load, shipped
+from probeloop.rig.plugins import transforms
 from probeloop.rig.schema import check, limits_of
 
 GOOD = """
@@ -159,3 +160,13 @@ def faults_in(values: dict[str, object]) -> list[str]:
     except SettingsError as error:
         return [problem.path for problem in error.problems]
     return []
+
+
+def test_where_a_plugin_computes_is_the_rigs_to_say(tmp_path: Path) -> None:
+    rig = load(
+        written(tmp_path, GOOD.replace('use = "annular_detector"', 'use = "annular_detector"\ndevice = "cuda"'))
+    )
+    assert transforms(rig)["haadf"][0].device == "cuda"
+    assert transforms(load(written(tmp_path, GOOD)))["haadf"][0].device == "cpu"
+    with pytest.raises(SettingsError, match=r"plugins.haadf.device: 'tpu'.*cpu \| cuda"):
+        load(written(tmp_path, GOOD.replace('use = "annular_detector"', 'use = "annular_detector"\ndevice = "tpu"')))

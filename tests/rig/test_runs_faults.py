@@ -57,7 +57,7 @@ parameters = { count = -100 }
                  "plugins.haadf.parameters.outr", "plugins.sharp.use", "plugins.area.parameters.nothing",
                  "plan[0].parameters.count"):  # fmt: skip
         assert f"probeloop: {path}: " in said
-    assert "did you mean annular_detector?" in said
+    assert "did you mean annular_detector or detectors?" in said
     assert "0 <= number <= 1000" in next(line for line in lines if "haadf.parameters.inner" in line)
     assert lines[-1] == "probeloop: mend r.toml"
 

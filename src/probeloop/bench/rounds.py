@@ -6,6 +6,7 @@ both met the same machine, and only then the median over the rounds.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -32,6 +33,15 @@ class Figures:
     def ratio(self, name: str, to: str) -> float:
         """Return the median over the rounds of `name` over `to` within a round."""
         return median(self.ratios(name, to))
+
+
+def rounds_in(seconds: float, contestants: Mapping[str, Callable[[], float]], least: int = 5, most: int = 500) -> int:
+    """Return how many rounds take about `seconds`: two are run, and the second, which is warm, is timed."""
+    for _ in range(2):
+        began = time.perf_counter()
+        interleaved(contestants, 1, 0)
+        took = time.perf_counter() - began
+    return min(most, max(least, round(seconds / took)))
 
 
 def interleaved(

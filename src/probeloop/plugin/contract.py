@@ -77,7 +77,8 @@ class FrameTransform(DropIn):
     def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
         """Return every output's spec by its short name, for frames of `spec`, before any frame flows.
 
-        Raises CalibrationError or SettingsError when it can't work on them.
+        Raises CalibrationError or SettingsError when it can't work on them, DropInError when what it needs, such as
+        a GPU, is not there.
         """
 
     @abstractmethod

@@ -20,7 +20,7 @@ from ..bus.subscribe import Subscriber
 from ..data.assemble import is_pixel
 from ..data.axes import StreamSpec
 from ..data.control import Accepted, Event, Gap, Refused, Remark, Reply, Revision, StateChange
-from ..data.errors import CalibrationError, ContractError, ProbeloopError, SettingsError
+from ..data.errors import CalibrationError, ContractError, DropInError, ProbeloopError, SettingsError
 from ..data.frame import BlockFlag, FrameBlock
 from ..data.settings import convert, to_mapping
 from .contract import DropIn, FrameTransform, ScanTransform, kind_of
@@ -278,7 +278,7 @@ class Host:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 self._specs = self._called(lambda: completed(self.plugin, self.instance.name, spec))
-        except (CalibrationError, SettingsError) as error:
+        except (CalibrationError, DropInError, SettingsError) as error:
             self._refused = (generation, spec)
             self._say("refused", str(error))
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -27,6 +27,7 @@ class PluginInstance(msgspec.Struct, frozen=True, kw_only=True):
     recorded: bool = True
     revision: int = 0
     seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
     folders: tuple[str, ...] = ()
 
 

@@ -162,7 +162,7 @@ class PluginProcess:
             raise DropInError(f"{instance.use!r} is no plug-in", "a plug-in is a FrameTransform or a ScanTransform")
         parameters = convert(cls.Parameters, instance.parameters, f"plugins.{instance.name}.parameters",
                              spelled=instance.spelled)  # fmt: skip
-        return cls(parameters, Context(instance.name, instance.seed, self.calibrations))
+        return cls(parameters, Context(instance.name, instance.seed, self.calibrations, instance.device))
 
     def _serve(self, name: str) -> None:
         for service in (self.bus.process, service_name(name)):

@@ -98,7 +98,9 @@ def check(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     """Run the bench that a drop-in offers, print its figures; exit code 1 when it says it did not pass."""
     if options.name != "loop":
-        raise ProbeloopError(f"no bench {options.name!r} in this version", "probeloop bench loop --what autofocus")
+        raise ProbeloopError(
+            f"no bench {options.name!r} in this version", "loop or detectors: probeloop bench loop --what autofocus"
+        )
     made = load_commands(options.what)
     run: Any = getattr(made, "bench", None)
     if run is None:

@@ -59,6 +59,7 @@ def _instance(name: str, entry: PluginEntry, folders: tuple[str, ...]) -> Plugin
         spelled=True,
         enabled=entry.enabled,
         recorded=entry.record,
+        device=entry.device,
         folders=folders,
     )
 

@@ -110,9 +110,9 @@ def _warm_up(config: ProcessConfig) -> None:
     if "numba" in sys.modules:
         import numpy as np
 
-        from ..compute.kernels import weighted_sums
+        from ..compute.kernels import VirtualDetectors
 
-        weighted_sums(np.zeros((1, 2, 2), np.uint16), np.ones((2, 2), np.float32))
+        VirtualDetectors(np.ones((1, 2, 2))).sums(np.zeros((1, 2, 2), np.uint16))
 
 
 _EVENTS_ON_DISK_S = 1.0  # the recorder writes events every 0.5 s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -30,13 +30,17 @@ class InstrumentEntry(msgspec.Struct, frozen=True):
 
 
 class PluginEntry(Settings):
-    """One running plug-in. input: topics it reads. record: write its outputs. group: shipped ones share a process."""
+    """One running plug-in. input: topics it reads. record: write its outputs. device: where it may compute.
+
+    Shipped ones share a process, unless own_process.
+    """
 
     use: Name
     input: tuple[str, ...] = ("camera",)
     record: bool = True
     enabled: bool = True
     own_process: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
     parameters: dict[str, Any] = {}
 
 
