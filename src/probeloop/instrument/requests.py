@@ -10,7 +10,7 @@ from ..data.control import Accepted, Refused, Reply, Request, StateChange, Submi
 from .description import describe
 from .desk import ControlDesk
 from .executor import Job
-from .gate import Rearmed, Released, TookControl
+from .gate import NOT_ARMED, Rearmed, Released, TookControl
 from .parameters import set_parameters
 from .safety import proof_test, unsafe_outputs
 
@@ -179,6 +179,9 @@ class Requests:
         standing = self._desk.alarms.standing(self._desk.now_ns())
         if standing:
             words = "; ".join(f"alarm {name}: {why}" for name, why in standing.items())
+            with self._desk.work:
+                if self._desk.state.fault.startswith(NOT_ARMED):  # no cause of its own that must stay
+                    self._desk.state = replace(self._desk.state, fault=f"{NOT_ARMED}: {words}")
             self._desk.journal.tell(StateChange(target="alarms", state="standing", reason=words))
             return Refused(words, "alarm", "mend it or its sensor, then Rearm")
         with self._desk.work:
