@@ -150,7 +150,8 @@ class Replay:
         nanoseconds = self._duration_ns(command)
         spec = self._spec(self.main, "spectrum", (), None)
         frames = self._one(cell, true[0], nanoseconds, self._begin())
-        return Acquisition("spectrum", spec, frames, self.clock.now_ns(), nanoseconds, self._settings(self.main))
+        on_host = round(nanoseconds / (self.clock.pace or 1e9))
+        return Acquisition("spectrum", spec, frames, self.clock.now_ns(), on_host, self._settings(self.main))
 
     @property
     def _scanned(self) -> Measured:

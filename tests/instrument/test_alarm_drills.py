@@ -200,7 +200,7 @@ CALM = {n: msgspec.structs.replace(each, missing_after=2.0) for n, each in FAKE_
 
 @contextmanager
 def running(rig_id: str, driver: FakeDriver) -> Iterator[tuple[Callable[[Any], Any], Callable[..., Any]]]:
-    """Serve a driver on a bus of this process; yields how to ask it, and how to wait for an event."""
+    """Serve a driver on a bus of this process; yields how to ask it, and how to take an event out of the stream."""
     ready, stop = threading.Event(), threading.Event()
     with Bus(rig_id, "instrument", local=True) as bus, Bus(rig_id, "test", local=True) as mine:
         client, reader, seen = Client(mine, "instrument"), EventReader(mine), list[Any]()
@@ -311,6 +311,8 @@ def test_a_sense_that_raises_is_said_once_and_trips(rig_id: str) -> None:
         driver.broken = True
         assert until(level="error").text == "sense failed: OSError: connection reset"
         assert "no value for" in until(target="gate", state="tripped").reason
+        ask(control.Note("that was all"))
+        assert until(text=ANY).text == "that was all"
         driver.broken = False
         rearmed(ask)
 

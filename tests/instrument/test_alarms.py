@@ -80,6 +80,16 @@ def test_nothing_is_judged_in_another_state() -> None:
     assert replay(TIP, [1e-9, *[ABSENT] * 19], [*[False] * 10, *[True] * 10]).startswith("10: alarm tip: no value")
 
 
+def test_what_a_sensor_read_in_another_state_is_not_held_against_it() -> None:
+    """A tip that is withdrawn has its z at the rail; engaged, the next reading counts."""
+    alarm = Alarm(low=-1.0, high=1.0)
+    watch, _ = look("z", alarm, Watch(0, 0, 0), Reading({"z": 5.0}, 0), False, 0)
+    watch, reason = look("z", alarm, watch, Reading({"z": 5.0}, 0), True, 20 * MS)
+    assert reason == ""
+    assert look("z", alarm, watch, Reading({"z": 0.5}, 40 * MS), True, 50 * MS)[1] == ""
+    assert look("z", alarm, watch, Reading({"z": 5.0}, 40 * MS), True, 50 * MS)[1]
+
+
 def test_an_older_reading_that_comes_late_says_nothing() -> None:
     watch, _ = look("tip", TIP, Watch(0, 0, 0), Reading({"tip": 2e-8}, 100 * MS), True, 100 * MS)
     watch, _ = look("tip", TIP, watch, Reading({"tip": 1e-9}, 50 * MS), True, 150 * MS)
@@ -169,7 +179,8 @@ def test_a_sensor_that_stays_bad_trips_within_its_time_and_one_period(
     looks = [*looks, *[(EVERY, True)] * 60]
     waits, delays = [*waits, *[PERIOD] * 30], [*delays, *[DELAY] * 30]
     tripped = trip_time(bad, since, waits, delays, looks, judged_from)
-    period = PERIOD + DELAY + EVERY + (PERIOD if cause == "stuck" else 0)  # it takes two readings to be the same
+    # until a reading that was made in that state is there; stuck takes two of them
+    period = PERIOD + DELAY + 2 * EVERY + (PERIOD if cause == "stuck" else 0)
     assert tripped is not None
     assert tripped <= max(since, judged_from) + allowed + period
     assert tripped >= since  # and never before, however late its good readings came

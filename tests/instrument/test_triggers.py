@@ -7,6 +7,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,6 +72,14 @@ def test_dropped_and_doubled_frames_are_counted_as_what_they_are() -> None:
     assert longest([*range(53), *range(54, 90), 90, 90, *range(91, 256)]) == 1
     assert longest(np.arange(256)) == 0
     assert longest(np.tile(np.arange(256), 3)) == 0
+
+
+def test_a_whole_line_between_ends_a_run_and_what_was_excused() -> None:
+    lost = {*range(27, 32), *range(48, 53)}  # the end of one line and the beginning of the next but one
+    assert longest([i for i in range(256) if i not in lost]) == 5
+    early = 100  # the free-running camera before the first trigger
+    rest = [i for i in range(256) if not 40 <= i < 60]
+    assert longest([*[-1] * early, *rest], [*[SETTLING] * early, *[0] * len(rest)]) == 20
 
 
 def test_a_scan_without_any_frame_lost_all_of_them() -> None:
@@ -145,6 +154,30 @@ def test_frames_that_no_trigger_asked_for_trip_at_once() -> None:
     assert rig.desk.state.fault == f"alarm {MISSED}: 70 px is above 64 px"
 
 
+def test_a_new_acquisition_owes_nothing_of_the_old_one() -> None:
+    order, flags = [*range(256), *[-1] * 40], np.repeat([0, MISSED_FLAG], [256, 40])
+    rig = scanned(order, flags, most=64)
+    rig.driver.order, rig.driver.flags = [*[-1] * 40, *range(256)], flags[::-1]  # type: ignore[attr-defined]
+    rig.do(SMALL_SCAN)
+    rig.advance(0.1)
+    assert rig.desk.state.fault == ""
+    rig.driver.order, rig.driver.flags = np.arange(256), None  # type: ignore[attr-defined]
+    rig.do(SMALL_SCAN)
+    assert rig.desk.triggers.reading(0).values[MISSED] == 0
+
+
+def test_one_good_frame_ends_a_run_and_the_longest_is_kept() -> None:
+    triggers = Triggers()
+    for count in (40, 40):
+        triggers.frames(np.full(count, MISSED_FLAG, np.uint16))
+        triggers.frames(np.zeros(1, np.uint16))
+    assert triggers.reading(0).values[MISSED] == 40
+    triggers.missed(3)
+    assert triggers.reading(0).values[MISSED] == 40
+    triggers.reset()
+    assert triggers.reading(0).values[MISSED] == 0
+
+
 @pytest.mark.parametrize("most", [1, 256])
 def test_a_single_dropped_or_doubled_frame_never_trips(most: int) -> None:
     order = [*range(53), *range(54, 90), 90, -1, *range(91, 256)]
@@ -190,17 +223,41 @@ def test_giving_control_back_in_the_middle_of_a_scan_is_no_lost_trigger() -> Non
     assert next(e.result for e in rig.events if isinstance(e, Done) and e.result.topic).aborted
 
 
-def test_a_camera_that_goes_silent_trips_beyond_its_exposure() -> None:
+class Untimed(FakeDriver):
+    """It says nothing of how long its frames take, nor does a spectrum; a scan settles for 1 s before its first."""
+
+    def scan(self, command: c.Scan) -> Acquisition:
+        return replace(super().scan(command), t_settled_ns=self.clock.now_ns() + 1_000_000_000, frame_period_ns=1)
+
+    def acquire_spectrum(self, command: c.AcquireSpectrum) -> Acquisition:
+        return replace(super().acquire_spectrum(command), frame_period_ns=0)
+
+
+SLOW = c.Scan(Region(0.0, 0.0, 16e-9, 16e-9), (4, 4), 1.0)
+FAST = c.Scan(Region(0.0, 0.0, 16e-9, 16e-9), (4, 4), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("driver", "command"),
+    [
+        (FakeDriver, SLOW),
+        (FakeDriver, msgspec.structs.replace(FAST, flyback_time=1.0)),
+        (Untimed, FAST),
+        (Untimed, c.AcquireSpectrum((0.0, 0.0), c.EDS(1.0))),
+    ],
+    ids=["exposure", "flyback", "settling", "spectrum"],
+)
+def test_a_silent_camera_trips_when_its_frame_is_overdue_and_not_before(driver: Any, command: Any) -> None:
     patient = limits(frame_timeout=2.0, dwell_time=(1e-6, 1.0), dose=None, area_dose=None)
-    driver = FakeDriver(modality="stem", hang=("frames",), limits=patient)
-    rig = LocalInstrument(driver)
+    made = driver(modality="stem", hang=("frames",), limits=patient)
+    rig = LocalInstrument(made)
     rig.take()
     rig.do(c.Unblank())
-    assert isinstance(rig.submit(c.Scan(Region(0.0, 0.0, 16e-9, 16e-9), (4, 4), 1.0)), Accepted)
+    assert isinstance(rig.submit(command), Accepted)
     scan = threading.Thread(target=rig.desk.run_next)
     scan.start()
-    assert driver.hanging.wait(10.0)
-    for _ in range(58):  # 1 s of exposure and 2 s of patience, less a little
+    assert made.hanging.wait(10.0)
+    for _ in range(58):  # 1 s by its own numbers and 2 s of patience, less a little
         rig.beat()
         rig.advance(0.05)
     assert rig.desk.state.fault == ""

@@ -120,7 +120,9 @@ def _judged(alarm: Alarm, watch: Watch, judged: bool, now_ns: int) -> Watch:
     if not judged:
         return replace(watch, judged_ns=None, out_ns=None)
     since = now_ns if watch.judged_ns is None else watch.judged_ns
-    out = watch.value is not None and not alarm.low <= watch.value <= alarm.high
+    value = watch.value
+    # what it read in the state before may have been right there: a tip that is withdrawn has its z at the rail
+    out = value is not None and watch.valid_ns >= since and not alarm.low <= value <= alarm.high
     seen = now_ns if watch.out_ns is None else watch.out_ns
     return replace(watch, judged_ns=since, out_ns=seen if out else None)
 
@@ -145,7 +147,7 @@ class Alarms:
 
     def __init__(self, alarms: Mapping[str, Alarm], now_ns: int, causes: Mapping[str, Cause] = CAUSES) -> None:
         self._alarms, self._causes = dict(alarms), causes
-        self._watches = dict.fromkeys(self._alarms, Watch(now_ns, now_ns, now_ns))
+        self._watches = dict.fromkeys(self._alarms, Watch(now_ns, now_ns, now_ns, judged_ns=now_ns))
         self._judged: frozenset[str] = frozenset()
         self.sensed: Reading | None = None
 

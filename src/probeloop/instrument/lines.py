@@ -50,7 +50,8 @@ class Lines:
         index = scan_index[scan_index >= 0]
         if not self._counts.size:
             return True
-        self._excused += int(np.count_nonzero((scan_index < 0) & ((flags & _TAKEN) == 0)))
+        if index.size < scan_index.size:
+            self._excused += int(np.count_nonzero((scan_index < 0) & ((flags & _TAKEN) == 0)))
         if not index.size:
             return False
         rows = index // self._width
