@@ -57,6 +57,7 @@ def living(count: int) -> list[Any]:
         ([*living(5), *[ABSENT] * 7], "11: alarm tip: no value for 0.35 s, allowed are 0.3 s"),
         ([*living(5), *[math.nan] * 7], "11: alarm tip: no value for 0.35 s, allowed are 0.3 s"),
         ([*living(5), *["high"] * 7], "11: alarm tip: no value for 0.35 s, allowed are 0.3 s"),
+        ([*living(5), *[10**400] * 7], "11: alarm tip: no value for 0.35 s, allowed are 0.3 s"),
         ([*living(5), *[True] * 7], "11: alarm tip: no value for 0.35 s, allowed are 0.3 s"),
         ([*living(5), *[None] * 7], "11: alarm tip: no value for 0.35 s, allowed are 0.3 s"),  # the driver hangs
         ([*living(5), *[math.nan] * 5, *living(5)], ""),
@@ -96,6 +97,17 @@ def test_an_older_reading_that_comes_late_says_nothing() -> None:
     assert look("tip", TIP, watch, None, True, 300 * MS)[1]
     ahead, _ = look("tip", TIP, watch, Reading({"tip": 1e-9}, 10**15), True, 150 * MS)
     assert ahead.valid_ns == 150 * MS  # nobody reads the future
+
+
+anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.lists(st.integers())
+
+
+@given(st.lists(anything, min_size=1, max_size=8))
+def test_whatever_a_driver_gives_is_judged_and_never_raises(values: list[Any]) -> None:
+    watch = Watch(0, 0, 0)
+    for tick, value in enumerate(values):
+        watch, _ = look("tip", TIP, watch, Reading({"tip": value}, tick * TICK), True, tick * TICK)
+    assert look("tip", TIP, watch, None, True, 10**12)[1]
 
 
 def test_bounds_that_are_no_numbers_trip() -> None:

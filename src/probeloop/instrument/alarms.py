@@ -109,11 +109,21 @@ def _read(name: str, watch: Watch, reading: Reading | None, now_ns: int) -> Watc
     if reading is None or reading.time_ns < watch.read_ns:
         return watch  # an older one that comes late tells nothing
     when = min(reading.time_ns, now_ns)
-    value = reading.values.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+    value = _number(reading.values.get(name))
+    if value is None:
         return replace(watch, read_ns=when)
     changed = watch.changed_ns if value == watch.value else when
-    return replace(watch, read_ns=when, valid_ns=when, changed_ns=changed, value=float(value))
+    return replace(watch, read_ns=when, valid_ns=when, changed_ns=changed, value=value)
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        made = float(value)
+    except OverflowError:
+        return None
+    return None if math.isnan(made) else made
 
 
 def _judged(alarm: Alarm, watch: Watch, judged: bool, now_ns: int) -> Watch:
@@ -169,11 +179,11 @@ class Alarms:
     def standing(self, now_ns: int) -> dict[str, str]:
         """Return why each alarm stands, as of the last look; `hold` is for what is not yet known to be a fault."""
         found = {}
-        for name in self._judged:
-            alarm, watch = self._alarms[name], self._watches[name]
+        for name, alarm in self._alarms.items():
+            watch = self._watches[name]
             if watch.out_ns is not None:
                 watch = replace(watch, out_ns=watch.out_ns - round(alarm.hold * 1e9))
-            found[name] = _why(alarm, watch, now_ns, self._causes)
+            found[name] = _why(alarm, watch, now_ns, self._causes) if name in self._judged else ""
         return {name: words for name, words in found.items() if words}
 
     def described(self, now_ns: int) -> dict[str, dict[str, Any]]:
