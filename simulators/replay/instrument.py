@@ -86,7 +86,8 @@ class Replay:
             modality="none",
             origin="replay",
             commands=(*kinds, "Stop", "Pause", "Resume", "Settle", "Read", "Annotate"),
-            limits=Limits(region=((x0, y0), (x1, y1)), dwell_time=(1e-7, 60.0)),
+            # what a session lacks was lost then, not now
+            limits=Limits(region=((x0, y0), (x1, y1)), dwell_time=(1e-7, 60.0), missed_triggers=100_000_000),
             grid=Grid((float(origin[0]), float(origin[1])), (float(step[0]), float(step[1]))),
             topics=topics,
             settling={"MoveProbe": _MOVE_SETTLING_NS / 1e9},
@@ -149,7 +150,8 @@ class Replay:
         nanoseconds = self._duration_ns(command)
         spec = self._spec(self.main, "spectrum", (), None)
         frames = self._one(cell, true[0], nanoseconds, self._begin())
-        return Acquisition("spectrum", spec, frames, self.clock.now_ns(), nanoseconds, self._settings(self.main))
+        on_host = round(nanoseconds / (self.clock.pace or 1e9))
+        return Acquisition("spectrum", spec, frames, self.clock.now_ns(), on_host, self._settings(self.main))
 
     @property
     def _scanned(self) -> Measured:

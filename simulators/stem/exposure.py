@@ -118,12 +118,16 @@ def frames(
     conditions: Conditions,
     clock: Clock,
     cancelled: threading.Event,
+    silent_ns: int | None = None,
 ) -> Generator[int, FrameBuffer, None]:
-    """Fill buffers with the frames of `rows`; ends early when `cancelled` is set."""  # fmt: skip
+    """Fill buffers with the frames of `rows`; ends early when `cancelled` is set. silent_ns: no frame from then."""
     buffer = yield 0
     largest = max(1, _BATCH_NS // max(1, period_ns)) if getattr(clock, "pace", 1.0) is not None else 1 << 30
     at = 0
     while at < rows.size and not cancelled.is_set():
+        if silent_ns is not None and clock.now_ns() >= silent_ns:
+            cancelled.wait()
+            return
         n = min(buffer.capacity, largest, rows.size - at)
         some = rows[at : at + n]
         repeated = some == np.concatenate([rows[at - 1 : at] if at else [-1], some[:-1]])

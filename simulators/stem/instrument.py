@@ -13,6 +13,7 @@ from probeloop.api import (
     Aberrations,
     AcquireReference,
     Acquisition,
+    Alarm,
     Axis,
     Blank,
     Calibration,
@@ -34,6 +35,7 @@ from probeloop.api import (
 )
 
 from .exposure import Conditions, Exposer, Triggers, delivered, frames
+from .monitor import BeamMonitor
 from .optics import KNOBS, draw_lens
 from .physics import Geometry, Planes
 from .sample import SampleSettings, grain_of, projected_potential, transmission
@@ -42,6 +44,10 @@ from .settings import StemSettings
 _ELECTRON = 1.602176634e-19
 _DOSE_CELL = 0.25e-9
 _MOVE_SETTLING_NS = 100_000
+_HIGHEST_CURRENT = 1e-9
+BEAM_MONITOR = Alarm(
+    high=1.1 * _HIGHEST_CURRENT, units="A", when=("beam_on",), hold=0.1, stuck_after=1.0, missing_after=2.0
+)
 
 
 class StemSimulator:
@@ -77,6 +83,9 @@ class StemSimulator:
         self._current = p.beam_current * 1e-12
         self._dwell = 1e-3
         self._position = (0.0, 0.0)
+        drilled = round(p.drill_after * 1e9)
+        self._monitor = BeamMonitor(BEAM_MONITOR, p.seed, p.drill, drilled)
+        self._silent_ns = drilled if p.drill == "silent_camera" else None
 
     def describe(self) -> InstrumentInfo:
         """Say what the column is and can do."""
@@ -92,9 +101,11 @@ class StemSimulator:
             limits=Limits(
                 region=((-half, -half), (half, half)),
                 dwell_time=(1e-5, 1.0),
-                beam_current=(0.0, 1e-9),
+                beam_current=(0.0, _HIGHEST_CURRENT),
                 knobs={name: (-reach, reach) for name, reach in KNOBS.items()},
                 flux_per_pixel=1e9,
+                alarms={"beam_monitor": BEAM_MONITOR},
+                frame_timeout=30.0,  # the very first frame may wait for a compiler
             ),
             topics={"camera": 2 * p.pixels**2},
             safe_state=(Blank(),),
@@ -118,6 +129,10 @@ class StemSimulator:
                 "detector_inserted": self._inserted,
                 **self._lens.readback(),
             }
+
+    def sense(self) -> dict[str, float | None]:
+        """Return what the monitor of the beam current reads [A]."""
+        return {"beam_monitor": self._monitor.read(0.0 if self._blanked else self._current, self.clock.now_ns())}
 
     def make_safe(self) -> None:
         """End what is running and blank."""
@@ -164,8 +179,7 @@ class StemSimulator:
                 Axis("x", nx, step_x, region.centre_x - step_x * (nx - 1) / 2, "m"),
             ),
         )
-        made = frames(triggers, rows, period, self._exposer, self._conditions(), self.clock, self._cancelled)
-        return Acquisition("camera", spec, made, settled, period, self.read_back())
+        return self._acquisition(spec, triggers, rows, self._exposer, self._conditions(), settled)
 
     def move_probe(self, command: MoveProbe) -> int:
         """Move the probe."""
@@ -218,8 +232,7 @@ class StemSimulator:
         rows = np.arange(triggers.number.size)
         conditions = self._conditions(dark=command.kind == "dark")
         spec = self._spec(period, (), sync="none")
-        made = frames(triggers, rows, period, self._vacuum, conditions, self.clock, self._cancelled)
-        return Acquisition("camera", spec, made, settled, period, self.read_back())
+        return self._acquisition(spec, triggers, rows, self._vacuum, conditions, settled)
 
     def truth(self) -> dict[str, Any]:
         """Return what no real column tells, for scoring alone.
@@ -238,6 +251,20 @@ class StemSimulator:
             "dose_cell": _DOSE_CELL,
             "grain": lambda x, y: grain_of(x, y, self._width, self._sample.boundary),
         }
+
+    def _acquisition(
+        self,
+        spec: StreamSpec,
+        triggers: Triggers,
+        rows: NDArray[np.int64],
+        exposer: Exposer,
+        conditions: Conditions,
+        settled: int,
+    ) -> Acquisition:
+        period = spec.exposure_ns
+        made = frames(triggers, rows, period, exposer, conditions, self.clock, self._cancelled, self._silent_ns)
+        on_host = round(period / (self.clock.pace or 1.0))
+        return Acquisition("camera", spec, made, settled, on_host, self.read_back())
 
     def _begin(self, period: int) -> tuple[int, int]:
         """Start an acquisition: the time of its first trigger, and when the lens is settled [ns]."""

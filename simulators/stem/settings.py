@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from probeloop.api import Settings, quantity
 
+Drill = Literal["none", "high_current", "stuck_sensor", "missing_sensor", "silent_camera"]
 Frame = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
 
 
@@ -18,7 +19,8 @@ class StemSettings(Settings):
     pace: virtual seconds per second, None = as fast as possible. misalignment: of the lens at the start, 1 = some
     100 nm out of focus (see optics.draw_lens). offset: names and values [m] instead of drawn ones. drop_frames,
     double_frames: numbers of triggers since the start whose frame is lost or comes twice. settling_frames: the
-    camera runs on while a lens settles. threads: for the physics; the bits are the same with any number.
+    camera runs on while a lens settles. threads: for the physics; the bits are the same with any number. drill: a
+    fault that the column has when its clock, which runs while it scans, has reached drill_after.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 1
@@ -41,6 +43,8 @@ class StemSettings(Settings):
     tile: Annotated[int, msgspec.Meta(ge=4, le=32)] = 20
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     can_wait: bool = True
+    drill: Drill = "none"
+    drill_after: Annotated[float, quantity("s", ge=0, le=1e6)] = 0.0
 
     def problems(self) -> Iterable[str]:
         """Yield what the camera can't hold."""

@@ -28,7 +28,7 @@ _WHERE = {
     "data.errors": "BusError CalibrationError ContractError DriverError DropInError PlanError Problem ProbeloopError "
     "RecordError RefusedError SettingsError SharedMemoryError SourceError WireError",
     "data.frame": "BlockFlag FrameBlock FrameBuffer FrameFlag",
-    "data.limits": "Limits",
+    "data.limits": "Alarm Limits",
     "data.scan": "Position Region visit_order",
     "data.settings": "Settings",
     "data.units": "convert display quantity to_si",

@@ -144,6 +144,7 @@ from .data.frame import (
     FrameFlag as FrameFlag,
 )
 from .data.limits import (
+    Alarm as Alarm,
     Limits as Limits,
 )
 from .data.scan import (

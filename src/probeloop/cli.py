@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument(
         "what", nargs="?", default="commands", choices=["commands", "requests", "events", "rig", "gate"]
     )
+    schema.add_argument("rig", nargs="?", help="with gate: a rig that runs, whose alarms are listed too")
     return parser
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from probeloop.data import commands as c
 from probeloop.data import control, driver
 from probeloop.data.errors import SettingsError, WireError
+from probeloop.data.limits import Alarm, Limits
 from probeloop.data.scan import Region
 from probeloop.data.settings import json_schema, revalidate, unbounded_floats
 
@@ -231,12 +232,14 @@ def test_a_missing_verb_is_named() -> None:
         def describe(self) -> Any:
             class Info:
                 commands = ("Stop", "MoveProbe", "Scan", "Lift")
+                limits = Limits(region=((0.0, 0.0), (1.0, 1.0)), alarms={"tip": Alarm()})
 
             return Info
 
         def scan(self, command: c.Scan) -> None: ...
 
     assert driver.missing_verbs(Half()) == [  # type: ignore[arg-type]
+        "alarms tip: the method sense() of Sensors is missing",
         "MoveProbe: the method move_probe() of Scanner is missing",
         "Lift: no verb exists for it in this version",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probeloop.data.errors import SettingsError
-from probeloop.data.limits import Limits, tightened
+from probeloop.data.limits import Alarm, Limits, tightened
 from probeloop.data.settings import (
     Settings,
     allowed,
@@ -172,11 +173,59 @@ def test_limits_only_tighten() -> None:
     }
 
 
+TIP = Alarm(low=-1e-8, high=1e-8, units="A", when=("engaged",), hold=0.1, stuck_after=2.0, missing_after=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "looser"),
+    [
+        ({"high": 5e-9, "low": -5e-9, "hold": 0.0, "stuck_after": 1.0, "missing_after": 0.5}, ""),
+        ({"when": ("engaged", "held")}, ""),
+        ({"when": ()}, ""),  # always
+        ({"high": 2e-8}, "high 2e-08 is looser than 1e-08"),
+        ({"high": math.nan}, "high nan is looser than 1e-08"),
+        ({"low": -2e-8}, "low -2e-08 is looser than -1e-08"),
+        ({"hold": 0.2}, "hold 0.2 is looser than 0.1"),
+        ({"missing_after": 2.0}, "missing_after 2 is looser than 1"),
+        ({"stuck_after": 3.0}, "stuck_after 3 is looser than 2"),
+        ({"stuck_after": 0.0}, "stuck_after 0 is looser than 2"),
+        ({"when": ("held",)}, "when held: it is judged engaged"),
+        ({"units": "V"}, "units 'V': this sensor reads 'A'"),
+    ],
+)
+def test_an_alarm_only_tightens(changes: dict[str, Any], looser: str) -> None:
+    wanted = Alarm(**{name: getattr(TIP, name) for name in TIP.__struct_fields__} | changes)
+    assert wanted.loosens(TIP) == looser
+    where = ((0.0, 0.0), (1e-6, 1e-6))
+    own = Limits(region=where, alarms={"tip": TIP, "z": Alarm(high=1e-6, units="m")})
+    if not looser:
+        assert tightened(own, Limits(region=where, alarms={"tip": wanted})).alarms == own.alarms | {"tip": wanted}
+        return
+    with pytest.raises(SettingsError, match=re.escape(looser)) as caught:
+        tightened(own, Limits(region=where, alarms={"tip": wanted}))
+    assert [problem.path for problem in caught.value.problems] == ["limits.alarms.tip"]
+
+
+def test_an_alarm_that_is_judged_always_stays_so() -> None:
+    assert "it is judged always" in Alarm(when=("engaged",)).loosens(Alarm())
+
+
+def test_no_alarm_can_be_removed_or_made_up_and_triggers_only_tighten() -> None:
+    where = ((0.0, 0.0), (1e-6, 1e-6))
+    own = Limits(region=where, alarms={"tip": TIP}, missed_triggers=64, frame_timeout=2.0)
+    kept = tightened(own, Limits(region=where, alarms={}, missed_triggers=10, frame_timeout=1.0))
+    assert (kept.alarms, kept.missed_triggers, kept.frame_timeout) == ({"tip": TIP}, 10, 1.0)
+    with pytest.raises(SettingsError) as caught:
+        tightened(own, Limits(region=where, alarms={"tap": TIP}, missed_triggers=65, frame_timeout=2.1))
+    paths = {problem.path for problem in caught.value.problems}
+    assert paths == {"limits.alarms.tap", "limits.missed_triggers", "limits.frame_timeout"}
+
+
 def test_limits_upside_down_are_found() -> None:
     upside_down = {"region": [[1e-9, 0.0], [0.0, 0.0]], "bias": [3.0, -3.0]}
     with pytest.raises(SettingsError) as caught:
-        convert(Limits, upside_down)
-    assert len(caught.value.problems) == 2
+        convert(Limits, upside_down | {"alarms": {"tip": {"low": 2.0, "high": 1.0}}})
+    assert len(caught.value.problems) == 3
 
 
 anything = st.recursive(

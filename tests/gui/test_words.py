@@ -65,6 +65,20 @@ def test_a_stop_says_that_it_is_latched_and_how_to_go_on() -> None:
     assert "re-arm" in shown.line
 
 
+def test_an_alarm_is_told_in_the_words_of_its_sensor() -> None:
+    rig = Rig()
+    reason = "alarm tip_current: 21 nA is above 10 nA"
+    rig.take(StateChange(target="gate", state="tripped", reason=reason, data={"fault": reason, "epoch": 3}))
+    shown = banner(Facts(instrument_age=0.1, fault=rig.fault, frame_age=0.1, acquiring=True))
+    assert (shown.kind, shown.word) == ("stopped", "STOPPED")
+    assert shown.line.startswith(f"{reason}. Latched")
+    journal = Journal()
+    journal.take(StateChange(target="alarms", state="standing", reason="alarm z: no value for 3 s"))
+    assert [(each.level, each.text) for each in journal.lines()] == [
+        ("error", "alarms: standing: alarm z: no value for 3 s")
+    ]
+
+
 def test_nothing_here_is_called_an_emergency_stop() -> None:
     import probeloop.gui
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from probeloop.data import commands as c
 from probeloop.data import control
 from probeloop.data.control import Accepted, Refused, Submit
+from probeloop.data.limits import Alarm, Limits
 from probeloop.data.scan import Region
 from probeloop.instrument import gate
 from probeloop.instrument.checks import CHECKS
@@ -77,6 +79,18 @@ def test_the_tables_are_whole_and_printed() -> None:
     assert all(cause.name in text for cause in CAUSES)
     reaching = {(s, e) for (s, e), after in FEEDBACK_TABLE.items() if after in ("approaching", "engaged")}
     assert {e for s, e in reaching if s == "withdrawn"} == {"Approach"}
+
+
+def test_the_alarms_of_an_instrument_are_printed_in_words() -> None:
+    tip = Alarm(low=-1e-8, high=1e-8, units="A", when=("engaged", "held"), hold=0.2, stuck_after=5.0)
+    where = ((0.0, 0.0), (1e-6, 1e-6))
+    text = table(Limits(region=where, alarms={"tip_current": tip, "gauge": Alarm()}, missed_triggers=64))
+    assert re.search(
+        r"tip_current +engaged, held +above 10 nA or below -10 nA for 0.2 s, no value for 1 s, the same", text
+    )
+    assert re.search(r"gauge +always +no value for 1 s\n", text)
+    assert re.search(r"pixels_without_frame +always +above 64 px", text)
+    assert "tip_current" not in table()
 
 
 def test_the_first_fault_stays_the_reason() -> None:

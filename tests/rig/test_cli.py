@@ -121,6 +121,11 @@ def test_the_gates_table_names_its_checks(capsys: pytest.CaptureFixture[str]) ->
     table = capsys.readouterr().out
     assert re.search(r"dose", table)
     assert re.search(r"epoch", table)
+    assert re.search(r"alarm: sensor without a number.*latched", table)
+
+
+def test_the_alarms_of_a_rig_that_does_not_run_are_not_made_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no-such-rig" in fails(capsys, "schema", "gate", "no-such-rig") or not running_rigs()
 
 
 def test_doctor_ends_each_advice_with_a_move(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,12 @@
 """Rig files: all faults at once, with key paths and what is allowed."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from probeloop.data.errors import SettingsError, SourceError
-from probeloop.data.limits import Limits
+from probeloop.data.limits import Alarm, Limits
 from probeloop.rig.load import load, shipped
 from probeloop.rig.plugins import transforms
 from probeloop.rig.schema import check, limits_of
@@ -123,6 +124,28 @@ def test_limits_may_be_tightened_and_never_loosened() -> None:
     ):
         with pytest.raises(SettingsError):
             limits_of(own, wanted)
+
+
+def test_a_rig_narrows_an_alarm_and_leaves_the_rest_as_the_instrument_has_it() -> None:
+    tip = Alarm(high=1e-8, units="A", when=("engaged",), stuck_after=1.0)
+    own = Limits(region=((-1e-7, -1e-7), (1e-7, 1e-7)), alarms={"tip": tip})
+    assert limits_of(own, {}).alarms == {"tip": tip}
+    made = limits_of(own, {"alarms": {"tip": {"high": "5 nA", "hold": "0 s"}}, "frame_timeout": "2 s"})
+    assert made.alarms["tip"].high == pytest.approx(5e-9)
+    assert (made.alarms["tip"].when, made.alarms["tip"].stuck_after, made.frame_timeout) == (("engaged",), 1.0, 2.0)
+    for wanted, words in (
+        ({"tip": {"high": "20 nA"}}, "limits.alarms.tip: high 2e-08 is looser"),
+        ({"tip": {"high": "5 nm"}}, "limits.alarms.tip: units 'm'"),
+        ({"tip": {"stuck_after": 0.0}}, "stuck_after"),
+        ({"tip": {"when": ["held"]}}, "it is judged engaged"),
+        ({"tip": {"high": "5 furlong"}}, "limits.alarms"),
+        ({"tip": {"hihg": 1e-9}}, "hihg"),
+        ({"tap": {"high": 1e-9}}, "limits.alarms.tap: no such alarm (allowed: tip)"),
+        ({"tip": 3}, "limits.alarms"),
+        (3, "limits.alarms"),
+    ):
+        with pytest.raises(SettingsError, match=re.escape(words)):
+            limits_of(own, {"alarms": wanted})
 
 
 def test_every_shipped_rig_is_good() -> None:

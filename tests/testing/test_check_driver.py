@@ -70,6 +70,45 @@ def test_a_bad_driver_is_found(name: str, words: str) -> None:
     assert any(words in problem for problem in problems), problems
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("NoSense", "alarms deflection, z: the method sense() of Sensors is missing"),
+        ("SenseForgets", "sense() gives None for the alarm 'z', a number is missing"),
+        ("SenseGivesText", "sense() gives '1e-9' for the alarm 'z'"),
+        ("TripsAtRest", "sense() gives 5 for 'deflection' at rest, out of -1 to 1"),
+        ("UpsideDown", "limits.alarms.z: low 1 is above high -1"),
+        ("SenseRaises", "OSError out of describe, read_back or make_safe: gone"),
+    ],
+)
+def test_a_driver_with_bad_alarms_is_found(name: str, words: str) -> None:
+    problems = check_driver(getattr(bad, name), hang=False)
+    assert any(words in problem for problem in problems), problems
+
+
+def test_good_alarms_pass_while_each_verb_is_inside() -> None:
+    assert check_driver(bad.Watched) == []
+
+
+@pytest.mark.leaks("a driver that hangs in sense keeps its thread for a while")
+def test_a_sense_that_waits_for_a_verb_is_found() -> None:
+    move = next(each for each in examples(FakeDriver().describe()) if type(each).__name__ == "MoveProbe")
+    made: list[FakeDriver] = []
+
+    def factory() -> FakeDriver:
+        made.append(bad.SenseWaits())
+        return made[-1]
+
+    assert safe_while_inside(factory, move) == ["sense hangs while MoveProbe is inside the driver"]
+    made[0].close()
+
+
+def test_a_sense_that_fails_beside_a_verb_is_found() -> None:
+    move = next(each for each in examples(FakeDriver().describe()) if type(each).__name__ == "MoveProbe")
+    words = ["sense fails while MoveProbe is inside the driver: OSError: gone"]
+    assert safe_while_inside(bad.SenseRaises, move) == words
+
+
 @pytest.mark.leaks("a driver that hangs in make_safe keeps its threads for a while")
 def test_a_driver_that_hangs_in_make_safe_is_found() -> None:
     move = next(each for each in examples(FakeDriver().describe()) if type(each).__name__ == "MoveProbe")

@@ -31,7 +31,7 @@ PATTERN = StreamSpec(
     "spectrum", "frames", "<u2", (), (Axis("ky", PIXELS), Axis("kx", PIXELS)), origin="simulation", sync="none"
 )
 VALUE = StreamSpec("value", "values", "<f8", (), origin="simulation", sync="none")
-LIMITS = msgspec.structs.replace(FAKE_LIMITS, dose=1e20, area_dose=1e39, max_step=1e-7)
+LIMITS: Limits = msgspec.structs.replace(FAKE_LIMITS, dose=1e20, area_dose=1e39, max_step=1e-7)  # type: ignore[type-var]
 
 
 class LoopDriver(FakeDriver):

@@ -138,6 +138,18 @@ class SafePort(Protocol):
         ...
 
 
+class Sensors(Protocol):
+    """Values that are watched while nobody commands: what `limits.alarms` is about."""
+
+    def sense(self) -> dict[str, Scalar]:
+        """Return what each sensor reads now, by the name of its alarm, in that alarm's units.
+
+        Called every 50 ms from a thread of its own during any other call, as `make_safe`, and back before the
+        shortest `missing_after` is over. A sensor that can't be read is left out or None: that trips too.
+        """
+        ...
+
+
 class Scanner(Protocol):
     """Moves the probe."""
 
@@ -264,9 +276,12 @@ OF_THE_CORE = ("Stop", "Pause", "Resume", "Settle", "Read", "Annotate")
 
 
 def missing_verbs(instrument: Instrument) -> list[str]:
-    """Return, in words, every command that is declared without the verb it needs."""
+    """Return, in words, every command and alarm that is declared without the method it needs."""
+    info = instrument.describe()
     faults = []
-    for name in instrument.describe().commands:
+    if info.limits.alarms and not callable(getattr(instrument, "sense", None)):
+        faults.append(f"alarms {', '.join(info.limits.alarms)}: the method sense() of Sensors is missing")
+    for name in info.commands:
         if name in OF_THE_CORE:
             continue
         if name not in VERBS:

@@ -76,6 +76,7 @@ def state_of(desk: ControlDesk) -> dict[str, Any]:
         "physical_latency_ms": percentiles(desk.physical, 1e6),
         "safe_state": [c.name_of(command) for command in info.safe_state],
         "safe_verifiable": bool(info.safe_readback),
+        "alarms": desk.alarms.described(desk.now_ns()),
     }
 
 

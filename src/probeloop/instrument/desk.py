@@ -30,6 +30,7 @@ from ..data.control import (
 )
 from ..data.driver import Acquisition, Instrument
 from ..data.limits import Limits
+from .alarms import CAUSES, Alarms, Cause, conditions
 from .checks import CHECKS
 from .door import Door, ShutError
 from .dose import DoseAccount, pitch_of
@@ -53,6 +54,7 @@ from .gate import (
 from .journal import Journal
 from .pump import Delivery, Frames, Outlet, Pump, ScanControl
 from .safety import OutputLeases, SafeReport, go_safe, unsafe_outputs
+from .triggers import Triggers, alarms_of
 
 _HISTORY = 512
 
@@ -60,7 +62,7 @@ _HISTORY = 512
 class ControlDesk:
     """State, queue and account of one instrument.
 
-    now_ns: CLOCK_MONOTONIC. outlet: gives the topic of an acquisition. checks: for the mutation tests alone.
+    now_ns: CLOCK_MONOTONIC. outlet: gives the topic of an acquisition. checks, causes: for the mutation tests alone.
     """
 
     def __init__(
@@ -72,13 +74,15 @@ class ControlDesk:
         now_ns: Callable[[], int],
         outlet: Callable[[Acquisition, bool], Outlet],
         checks: Mapping[str, Check] = CHECKS,
+        causes: Mapping[str, Cause] = CAUSES,
         acquire: Acquire | None = None,
         first_generation: int = 1,
     ) -> None:
         self.instrument, self.limits, self.journal, self.now_ns = instrument, limits, journal, now_ns
         self.info = instrument.describe()
         self.outlet, self._checks = outlet, checks
-        self.door, self.scan, self.drift = Door(), ScanControl(), Drift()
+        self.door, self.scan, self.drift, self.triggers = Door(), ScanControl(), Drift(), Triggers()
+        self.alarms = Alarms(alarms_of(limits), now_ns(), causes)
         # a beam that nobody can blank is on
         self.state = GateState(knobs=dict.fromkeys(limits.knobs, 0.0), blanked="Unblank" in self.info.commands)
         low, high = limits.region
@@ -102,6 +106,7 @@ class ControlDesk:
         self.pump = Pump(
             self.door,
             self.scan,
+            self.triggers,
             now_ns,
             journal.tell,
             self._delivered,
@@ -182,20 +187,28 @@ class ControlDesk:
         return report
 
     def tick(self) -> None:
-        """Look at the clock: lost holder, expired leases, spent dose. At least every 100 ms."""
+        """Look at the sensors and at the clock: lost holder, expired leases, spent dose. At least every 100 ms."""
         with self._lock:
             now = self.now_ns()
             self._integrate()
+            alarm = self.look_at_alarms()
             state = self.state
             reason, again = "", False
             if state.fault:
                 again = self._unproven and self.door.quiet(0.0)
             else:
-                reason = self._reason(state, now)
+                reason = alarm or self._reason(state, now)
         if reason:
             self.trip(reason)
         elif again:
             self._prove_again()
+
+    def look_at_alarms(self) -> str:
+        """Judge what the sensors read, in the state now; return why the gate must trip, or ""."""
+        with self._lock:
+            now, job = self.now_ns(), self.running
+            scanning = job is not None and isinstance(job.submit.command, c.ACQUISITIONS) and not self.scan.paused
+            return self.alarms.look(self.triggers.reading(now), conditions(self.state, scanning), now)
 
     def _reason(self, state: GateState, now: int) -> str:
         """Return why the gate must trip now, or ""."""

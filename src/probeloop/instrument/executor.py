@@ -12,6 +12,7 @@ from ..data import commands as c
 from ..data.control import Cost, Done, Failed, Generation, Progress, Remark, Result, Scalar, Submit
 from ..data.driver import OF_THE_CORE, VERBS, Acquisition, Instrument, InstrumentInfo
 from .door import Door, ShutError
+from .dose import duration
 from .gate import Applied, GateEvent, GateState, Judgement, Parked, ReadBack
 from .journal import Journal
 from .physics import needs_beam
@@ -185,13 +186,20 @@ class Executor:
                     Progress(target=f"command {job.id}", done=float(count), total=float(total), eta=eta)
                 )
 
+        single, clock = is_single(command), self._instrument.clock
+        own = duration(command) if single else getattr(command, "flyback_time", 0.0)
+
+        def slack() -> int:
+            return round(own * 1e9) + max(0, acquisition.t_settled_ns - clock.now_ns())
+
         return self._acquire(
             acquisition,
             outlet,
             epoch=job.submit.epoch,
             generation=generation,
             settled_ns=settled,
-            single=is_single(command),
+            single=single,
+            slack_ns=slack,
             progress=progress,
         )
 

@@ -23,6 +23,7 @@ from ..data.errors import ContractError
 from ..data.frame import COLUMN_BYTES, HEADER_BYTES, BlockFlag, FrameBuffer, FrameFlag
 from .door import Door, ShutError
 from .lines import Lines
+from .triggers import Triggers
 
 BLOCK_BYTES = 1 << 20
 BLOCK_NS = 2_000_000
@@ -126,12 +127,13 @@ class ScanControl:
 class Pump:
     """Runs one acquisition at a time, in the thread that calls `run`.
 
-    now_ns: CLOCK_MONOTONIC. report: takes Gap events. delivered: told of every block's frames. before_frames: is
-    called when a pause ends, to get a parked beam back. current: beam current [A] on the sample now.
+    now_ns: CLOCK_MONOTONIC. report: takes Gap events. delivered: told of every block's frames. after_pause: is
+    called when a pause ends, to get a parked beam back. triggers: told what is waited for and what never came.
     """
 
     door: Door
     control: ScanControl
+    triggers: Triggers
     now_ns: Callable[[], int]
     report: Callable[[Gap], None]
     delivered: Callable[[Frames], None]
@@ -148,16 +150,18 @@ class Pump:
         generation: int,
         settled_ns: int = 0,
         single: bool = False,
+        slack_ns: Callable[[], int] = lambda: 0,
         progress: Callable[[int], None] | None = None,
     ) -> Delivery:
         """Publish every frame of `acquisition`; a block flagged SCAN_END always ends it.
 
         epoch: in which it was permitted. settled_ns: instrument's clock; frames exposed before are SETTLING.
-        single: one frame in all, so that its block is the end too.
+        single: one frame in all, so that its block is the end too. slack_ns: how much longer
+        than its exposures a filling may take now [ns].
         """
         with self.door.present():
             outlet.announce(acquisition.spec, generation)
-            return self._run(acquisition, outlet, epoch, generation, settled_ns, single, progress)
+            return self._run(acquisition, outlet, epoch, generation, settled_ns, single, slack_ns, progress)
 
     def _run(
         self,
@@ -167,24 +171,28 @@ class Pump:
         generation: int,
         settled_ns: int,
         single: bool,
+        slack_ns: Callable[[], int],
         progress: Callable[[int], None] | None,
     ) -> Delivery:
         spec, frames = acquisition.spec, acquisition.frames
-        lines = Lines(spec, generation, self.report)
+        self.triggers.reset()
+        lines = Lines(spec, generation, self.report, self.triggers.missed)
         capacity = 1 if single else block_capacity(acquisition)
+        filling_ns = capacity * (acquisition.frame_period_ns or spec.exposure_ns)
         first_index, first_valid_index, first_valid_ns, count = -1, -1, 0, 0
         flags, error, ended = BlockFlag.SCAN_BEGIN, "", False
         aborted = True
         try:
-            with self.door.passing(epoch):
+            with self.triggers.waiting(self.now_ns() + slack_ns()), self.door.passing(epoch):
                 next(frames)
             while not self.control.aborted:
                 buffer = self._loan(outlet, capacity, epoch)
                 if buffer is None:
                     break
-                n = self._fill(frames, buffer, epoch, outlet)
-                if n is None:
-                    aborted = False
+                with self.triggers.waiting(self.now_ns() + filling_ns + slack_ns()):
+                    n = self._fill(frames, buffer, epoch, outlet)
+                if n is None:  # also where make_safe ended it
+                    aborted = self.control.aborted
                     break
                 valid = self._complete(acquisition, buffer, n, settled_ns)
                 if single:
@@ -199,6 +207,7 @@ class Pump:
                     first_valid_index, first_valid_ns = index + valid, self.now_ns()
                 count += n
                 self.delivered(Frames(buffer.position[:n], buffer.dose[:n], buffer.time_ns[:n]))
+                self.triggers.frames(buffer.flags[:n])
                 line_ended = lines.add(buffer.scan_index[:n], buffer.flags[:n], index)
                 if progress is not None:
                     progress(count)

@@ -10,7 +10,7 @@ from ..data.control import Accepted, Refused, Reply, Request, StateChange, Submi
 from .description import describe
 from .desk import ControlDesk
 from .executor import Job
-from .gate import Rearmed, Released, TookControl
+from .gate import NOT_ARMED, Rearmed, Released, TookControl
 from .parameters import set_parameters
 from .safety import proof_test, unsafe_outputs
 
@@ -161,7 +161,7 @@ class Requests:
         return self.arm(request.holder)
 
     def arm(self, who: str) -> Reply:
-        """Try the STOP path, and permit commands again if it works; nothing restarts by itself."""
+        """Try the STOP path; permit commands if it works and no alarm stands. Nothing restarts by itself."""
         if not self._desk.state.fault:
             return Accepted(epoch=self._desk.state.epoch)
         report = proof_test(self._desk.instrument, self._desk.door, self._desk.now_ns)
@@ -174,6 +174,16 @@ class Requests:
                 f"the proof test of the STOP path failed: {report.words()}", "proof test", "repair, then Rearm"
             )
         self._desk.refresh_readback()
+        self._desk.triggers.reset()
+        self._desk.look_at_alarms()
+        standing = self._desk.alarms.standing(self._desk.now_ns())
+        if standing:
+            words = "; ".join(f"alarm {name}: {why}" for name, why in standing.items())
+            with self._desk.work:
+                if self._desk.state.fault.startswith(NOT_ARMED):  # no cause of its own that must stay
+                    self._desk.state = replace(self._desk.state, fault=f"{NOT_ARMED}: {words}")
+            self._desk.journal.tell(StateChange(target="alarms", state="standing", reason=words))
+            return Refused(words, "alarm", "mend it or its sensor, then Rearm")
         with self._desk.work:
             self._desk.flush("re-armed")
             self._desk.scan.reset()

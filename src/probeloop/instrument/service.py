@@ -1,8 +1,9 @@
-"""The instrument's process: three threads, one desk.
+"""The instrument's process: three threads, one desk; a fourth where the driver has sensors to watch.
 
-gate (the thread that calls)  requests, STOP before all others, the clock of leases and dose
+gate (the thread that calls)  requests, STOP before all others, the clock of leases and dose, alarms
 executor                      driver calls, one after the other; parks an idle beam
 pump                          frames from the driver to the topics; refreshes idle topics for late joiners
+sensing                       what the alarms watch, every 50 ms
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .desk import ControlDesk
 from .journal import EventJournal
 from .pump import Delivery, Outlet, most_frames
 from .requests import Requests
+from .sensing import Sensing
 
 SERVICE = "instrument"
 TICK = 0.05  # [s]
@@ -138,8 +140,8 @@ def run_instrument(
     """Serve an instrument on the bus until `stop` is set or a Shutdown comes; safe at the end, and closed.
 
     limits: the driver's own, narrowed by the rig (`data.limits.tightened`). ready: called when requests are
-    answered. Arms itself at the start if the proof test of the STOP path passes; else it stays stopped, and says
-    why to Describe. Raises ContractError for a driver that lacks a verb it declares.
+    answered. Arms itself at the start if the proof test of the STOP path passes and no alarm stands; else it stays
+    stopped, and says why. Raises ContractError for a driver that lacks a method it declares.
     """
     faults = missing_verbs(instrument)
     if faults:
@@ -165,9 +167,12 @@ def run_instrument(
         first_generation=first_generation,
     )
     requests = Requests(desk)
+    sensing = Sensing(instrument, desk.alarms, journal, clock.now_ns)
     over = threading.Event()
     executor = threading.Thread(target=_execute, args=(desk, over, clock), name="executor", daemon=True)
     try:
+        if desk.limits.alarms:
+            sensing.start()
         requests.arm("start")
         pump.start()
         executor.start()
@@ -185,6 +190,7 @@ def run_instrument(
         desk.wake()
         pump.end()
         executor.join(ENDING)
+        sensing.end()
         instrument.close()
         poller.close()
         server.close()

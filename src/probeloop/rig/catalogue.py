@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..data.errors import DropInError, ProbeloopError
+import msgspec
+
+from ..data.errors import BusError, DropInError, ProbeloopError
+from ..data.limits import Limits
 from ..discover import found, load_commands, user_folders
 from .output import emit_json
 
@@ -111,6 +114,19 @@ def bench(options: argparse.Namespace) -> int:
     return 0 if figures.get("ok", True) else 1
 
 
+def _limits_in_force(rig_id: str) -> Limits:
+    """Ask a running rig, whose instrument is not touched for it; raises BusError when there is none."""
+    from ..data.control import Describe, Description
+    from .client import INSTRUMENT, Connection
+    from .run import which_rig
+
+    with Connection(which_rig(rig_id), "schema") as connection:
+        reply = connection.request(INSTRUMENT, Describe())
+    if not isinstance(reply, Description):
+        raise BusError(f"the instrument of {rig_id!r} does not describe itself", "see log/instrument.log")
+    return msgspec.convert(reply.state["limits"], Limits)
+
+
 def schema(options: argparse.Namespace) -> int:
     """Print a JSON Schema, or the gate's table."""
     from ..data import commands, control
@@ -119,7 +135,7 @@ def schema(options: argparse.Namespace) -> int:
     if options.what == "gate":
         from ..instrument.limits import table
 
-        sys.stdout.write(table() + "\n")
+        sys.stdout.write(table(_limits_in_force(options.rig) if options.rig else None) + "\n")
         return 0
     if options.what == "rig":
         from .schema import Rig

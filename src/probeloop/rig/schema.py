@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ import msgspec
 
 from ..data.calibration import Calibration
 from ..data.commands import SpectrumKind
-from ..data.errors import Problem, SettingsError
-from ..data.limits import Limits, tightened
+from ..data.errors import ProbeloopError, Problem, SettingsError
+from ..data.limits import Alarm, Limits, tightened
 from ..data.settings import Settings, allowed, convert
+from ..data.units import to_si
 
 SCHEMA = 1
 NAME = re.compile(r"^[a-z][a-z0-9_-]{0,40}$")
@@ -160,7 +162,7 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
 
 def limits_of(own: Limits, wanted: Mapping[str, Any]) -> Limits:
     """Return the instrument's `own` limits narrowed by the rig's; raises SettingsError where it loosens one."""
-    given = convert(Limits, {"region": own.region, **wanted}, "limits", spelled=True)
+    given = convert(Limits, {"region": own.region, **wanted, **_alarms(wanted, own.alarms)}, "limits", spelled=True)
     values = {name: getattr(given if name in wanted else own, name) for name in Limits.__struct_fields__}
     return tightened(own, Limits(**values))
 
@@ -172,9 +174,24 @@ def _instrument(entry: Any, problems: list[Problem]) -> InstrumentEntry | None:
     return InstrumentEntry(entry["use"], {key: value for key, value in entry.items() if key != "use"})
 
 
+def _alarms(entry: Mapping[str, Any], own: Mapping[str, Alarm]) -> dict[str, Any]:
+    """Return the alarms of a table of limits: bounds in SI, and what it leaves out as the instrument has it."""
+    alarms = entry.get("alarms")
+    if not isinstance(alarms, Mapping) or not all(isinstance(each, Mapping) for each in alarms.values()):
+        return {}  # said by who converts it
+    made = {}
+    for name, each in alarms.items():
+        made[name] = {**(msgspec.to_builtins(own[name]) if name in own else {}), **each}
+        for bound in ("low", "high"):
+            with contextlib.suppress(ProbeloopError):  # a unit that is none: said by who converts it
+                if isinstance(each.get(bound), str):
+                    made[name][bound], made[name]["units"] = to_si(each[bound])
+    return {"alarms": made}
+
+
 def _limits(entry: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
     try:
-        convert(Limits, {"region": ((0.0, 0.0), (0.0, 0.0)), **entry}, "limits", spelled=True)
+        convert(Limits, {"region": ((0.0, 0.0), (0.0, 0.0)), **entry, **_alarms(entry, {})}, "limits", spelled=True)
     except SettingsError as error:
         problems.extend(error.problems)
     return dict(entry)

@@ -1,11 +1,12 @@
 """Holds a driver or simulator against its contract, as `probeloop check` does.
 
 Every declared command is called once; every acquisition is pumped to its end, and once aborted; each verb is made
-to hang, and `make_safe` must return in time from another thread and reach the state that it says is safe.
+to hang, and `sense` and `make_safe` must return in time from another thread, and reach the state that is safe.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ def check_driver(factory: Factory, *, hang: bool = True) -> list[str]:
     driver = factory()
     try:
         info = driver.describe()
-        problems = [*_describes(driver, info), *missing_verbs(driver)]
+        problems = [*_describes(driver, info), *missing_verbs(driver)] or _senses(driver, info)
         if problems:
             return problems
         for command in examples(info):
@@ -133,6 +134,19 @@ def _describes(driver: Instrument, info: InstrumentInfo) -> list[str]:
     if "SetAberrations" in info.commands:
         knobs = [name for name in info.limits.knobs if name.startswith("C") and name not in values]
         problems += [f"read_back() has no knob {name!r}" for name in knobs]
+    return problems
+
+
+def _senses(driver: Any, info: InstrumentInfo) -> list[str]:
+    """Read every sensor once, at rest: each gives a number, and one that is always judged a good one."""
+    problems = [f"limits.{text}" for text in info.limits.problems()]
+    values = driver.sense() if info.limits.alarms else {}
+    for name, alarm in info.limits.alarms.items():
+        value = values.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+            problems.append(f"sense() gives {value!r} for the alarm {name!r}, a number is missing")
+        elif not alarm.when and not alarm.low <= value <= alarm.high:
+            problems.append(f"sense() gives {value:g} for {name!r} at rest, out of {alarm.low:g} to {alarm.high:g}")
     return problems
 
 
@@ -260,10 +274,11 @@ def _becomes_safe(driver: Instrument, info: InstrumentInfo) -> list[str]:
 
 
 def safe_while_inside(factory: Factory, command: c.Command) -> list[str]:
-    """Call `make_safe` from another thread while a verb, or its first frames, are inside the driver."""
+    """Call `sense` and `make_safe` from other threads while a verb, or its first frames, are inside the driver."""
     name = c.name_of(command)
-    driver = factory()
-    clock, entered = MonotonicClock(), threading.Event()
+    driver: Any = factory()
+    alarms = driver.describe().limits.alarms.values()
+    entered = threading.Event()
 
     def inside() -> None:
         entered.set()
@@ -277,27 +292,13 @@ def safe_while_inside(factory: Factory, command: c.Command) -> list[str]:
             return
 
     caller = threading.Thread(target=inside, name=f"inside {name}", daemon=True)
-    done = threading.Event()
-    took: list[float] = []
-
-    def safe() -> None:
-        begun = clock.now_ns()
-        driver.make_safe()
-        took.append((clock.now_ns() - begun) / 1e9)
-        done.set()
-
-    maker = threading.Thread(target=safe, name=f"safe during {name}", daemon=True)
     caller.start()
     entered.wait(1.0)
     caller.join(0.02)
-    maker.start()
-    problems = []
-    if not done.wait(2 * SAFE_WITHIN):
-        problems.append(f"make_safe hangs while {name} is inside the driver")
-    elif took[0] > SAFE_WITHIN:
-        problems.append(
-            f"make_safe took {took[0]:.2f} s while {name} was inside the driver, allowed are {SAFE_WITHIN} s"
-        )
+    problems: list[str] = []
+    if alarms:
+        problems += _in_time(driver.sense, "sense", name, min(each.missing_after for each in alarms))
+    problems += _in_time(driver.make_safe, "make_safe", name, SAFE_WITHIN)
     caller.join(ENDS_WITHIN if not problems else 0.1)
     if caller.is_alive() and not problems:
         problems.append(f"{name} stays inside the driver after make_safe")
@@ -306,6 +307,30 @@ def safe_while_inside(factory: Factory, command: c.Command) -> list[str]:
         problems += [f"during {name}: {text}" for text in _becomes_safe(driver, driver.describe())]
         driver.close()
     return problems
+
+
+def _in_time(call: Callable[[], Any], what: str, during: str, within: float) -> list[str]:
+    """Call something from a thread of its own, and return what is wrong with how long it takes [s]."""
+    clock, done, took = MonotonicClock(), threading.Event(), list[float | Exception]()
+
+    def run() -> None:
+        begun = clock.now_ns()
+        try:
+            call()
+        except Exception as error:  # a driver may raise anything
+            took.append(error)
+        else:
+            took.append((clock.now_ns() - begun) / 1e9)
+        done.set()
+
+    threading.Thread(target=run, name=f"{what} during {during}", daemon=True).start()
+    if not done.wait(2 * within):
+        return [f"{what} hangs while {during} is inside the driver"]
+    if isinstance(took[0], Exception):
+        return [f"{what} fails while {during} is inside the driver: {type(took[0]).__name__}: {took[0]}"]
+    if took[0] > within:
+        return [f"{what} took {took[0]:.2f} s while {during} was inside the driver, allowed are {within} s"]
+    return []
 
 
 def _recording(factory: Factory) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..data.driver import VERBS, Acquisition, Grid, InstrumentInfo, Modality
 from ..data.frame import FrameBuffer, FrameFlag
 from ..data.limits import Limits
 from ..data.scan import Region, visit_order
+from .fake_sensors import FakeSensors
 
 ELEMENTARY_CHARGE = 1.602176634e-19
 FAKE_LIMITS = Limits(
@@ -55,7 +56,7 @@ class FakeDriver:
 
     commands: what it declares (default: every verb there is); the verbs exist all the same. settling: by command
     name [s]. hang: verbs (or "frames") that block until `make_safe`, as broken hardware does.
-    watch: hears of every call.
+    watch: hears of every call. sensors: one for each alarm of `limits`; they read what a test tells them to.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class FakeDriver:
         self.safe_count = 0
         self._safe = threading.Event()
         self._lock = threading.RLock()
+        self.sensors = FakeSensors(limits.alarms)
         self._settling = settling or {}
         self._camera = camera
         self._info = InstrumentInfo(
@@ -117,6 +119,10 @@ class FakeDriver:
         with self._lock:
             return dict(self.values)
 
+    def sense(self) -> dict[str, Scalar]:
+        """Return what its sensors read; a call that hangs elsewhere does not keep it."""
+        return self.sensors.sense()
+
     def make_safe(self) -> None:
         """Blank, withdraw, drive to zero; whatever hangs, ends."""
         with self._lock:
@@ -127,6 +133,7 @@ class FakeDriver:
 
     def close(self) -> None:
         """Let go."""
+        self.sensors.hang(False)
         self.make_safe()
 
     def _record(self, verb: str, command: c.Command | None) -> None:

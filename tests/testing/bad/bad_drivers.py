@@ -12,7 +12,8 @@ from probeloop.data import commands as c
 from probeloop.data.control import Scalar
 from probeloop.data.driver import Acquisition, InstrumentInfo
 from probeloop.data.frame import FrameBuffer
-from probeloop.testing.fake_driver import FakeDriver
+from probeloop.data.limits import Alarm, Limits
+from probeloop.testing.fake_driver import FAKE_LIMITS, FakeDriver
 
 
 class MissingVerb(FakeDriver):
@@ -89,6 +90,68 @@ class UnsafeHang(FakeDriver):
 
     def close(self) -> None:
         self.hardware.set()
+
+
+class Watched(FakeDriver):
+    """A good one, with two alarms."""
+
+    alarms = {
+        "deflection": Alarm(low=-1.0, high=1.0, units="V", missing_after=0.5),
+        "z": Alarm(low=-1.0, high=1.0, when=("engaged",), missing_after=0.5),
+    }
+
+    def __init__(self, **options: object) -> None:
+        kept = {name: getattr(FAKE_LIMITS, name) for name in FAKE_LIMITS.__struct_fields__}
+        super().__init__(limits=Limits(**{**kept, "alarms": self.alarms}), **options)  # type: ignore[arg-type]
+
+
+class NoSense(Watched):
+    sense = None  # type: ignore[assignment]
+
+
+class SenseForgets(Watched):
+    def sense(self) -> dict[str, Scalar]:
+        return {"deflection": 0.1}
+
+
+class SenseGivesText(Watched):
+    def sense(self) -> dict[str, Scalar]:
+        return {"deflection": 0.1, "z": "1e-9"}
+
+
+class TripsAtRest(Watched):
+    def sense(self) -> dict[str, Scalar]:
+        return {"deflection": 5.0, "z": 5.0}
+
+
+class UpsideDown(Watched):
+    alarms = {"z": Alarm(low=1.0, high=-1.0, missing_after=0.5)}
+
+
+class SenseRaises(Watched):
+    def sense(self) -> dict[str, Scalar]:
+        raise OSError("gone")
+
+
+class SenseWaits(Watched):
+    """Asks over the connection that a move keeps busy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moving, self.hardware = threading.Lock(), threading.Event()
+
+    def move_probe(self, command: c.MoveProbe) -> int:
+        with self.moving:
+            self.hardware.wait(4.0)
+        return super().move_probe(command)
+
+    def sense(self) -> dict[str, Scalar]:
+        with self.moving:
+            return super().sense()
+
+    def close(self) -> None:
+        self.hardware.set()
+        super().close()
 
 
 class SlowSafe(FakeDriver):
