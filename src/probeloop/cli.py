@@ -18,7 +18,8 @@ _EXAMPLES = {
     "new": "probeloop new plugin my_filter",
     "check": "probeloop check plugins/annular_detector.py",
     "replay": "probeloop replay sessions/2026-03-01_120000_stem",
-    "bench": "probeloop bench loop --what autofocus --seeds 20 --json\n  probeloop bench detectors --json",
+    "bench": "probeloop bench loop --what autofocus --seeds 20 --json\n  "
+    "probeloop bench bus --seconds 40\n  probeloop bench detectors --json",
     "doctor": "probeloop doctor",
     "schema": "probeloop schema commands",
 }
@@ -69,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check", "hold a drop-in against its contract")
     check.add_argument("path", help="the file or folder of the drop-in")
     bench = add("bench", "measure")
-    bench.add_argument("name", help="what to measure: loop (a drop-in's own) or detectors (sums over frames)")
+    bench.add_argument(
+        "name", help="what to measure: loop (a drop-in's own), bus (the transport) or detectors (sums over frames)"
+    )
     bench.add_argument("--what", default="autofocus", help="for loop: which drop-in (default: autofocus)")
     bench.add_argument("--seeds", type=int, default=20, help="how many seeds (default: 20)")
     bench.add_argument("--seed", type=int, default=0, help="the first seed")
@@ -134,6 +137,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from .bench.detectors import run as bench_detectors
 
             return bench_detectors(options)
+        case "bench" if options.name == "bus":
+            from .bench.bus import run as bench_bus
+
+            return bench_bus(options)
         case "bench":
             from .rig.catalogue import bench
 

@@ -6,7 +6,9 @@ latency at 1,000 frames a second, the closed loop through the real gate, and the
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 from .limits import Limits
 from .loop import LoopParty
 from .parties import Outcome, Party, rival
+from .progress import Progress
 from .rounds import Figures, interleaved
 from .stream_role import FRAME_WORDS
 
@@ -23,10 +26,11 @@ OURS, ZMQ, RAW, MEMCPY = "probeloop", "pyzmq", "iceoryx2", "memcpy"
 FRAME_BYTES = FRAME_WORDS * 8
 RATE = 1_000.0  # frames a second of the latency
 READERS = 3
+SECONDS = 40.0
 _ROUNDS = 7
 _SHARES = {"throughput": 0.35, "latency": 0.2, "loop": 0.25, "fanout": 0.15}  # of the time; the rest starts processes
-_START_S = 8.0
-Progress = Callable[[str], None]
+_MEASUREMENTS = 5
+Tell = Callable[[int, int], None]
 
 
 @dataclass
@@ -50,9 +54,10 @@ class Bench:
     parties: dict[str, Party]
     loops: dict[str, LoopParty]
     seconds: float
-    progress: Progress
+    tell: Tell
     rounds: int = _ROUNDS
     checked: Checked = field(default_factory=Checked)
+    _done: int = 0
 
     def _each(self, what: str, contestants: int) -> float:
         """Return how long one run of a measurement may take [s]."""
@@ -66,7 +71,7 @@ class Bench:
             return lambda: self.checked.add(name, party.run(n, each)).fps * FRAME_BYTES
 
         runs = {name: run(name, party) for name, party in self.parties.items()}
-        return self._rounds(f"throughput, {n} a block", {**runs, MEMCPY: lambda: limits.memcpy(each)})
+        return self._rounds({**runs, MEMCPY: lambda: limits.memcpy(each)})
 
     def latency(self) -> Figures:
         """Return the median latency from the start of the copy to the reader's hands [us]."""
@@ -75,7 +80,7 @@ class Bench:
         def run(name: str, party: Party) -> Callable[[], float]:
             return lambda: self.checked.add(name, party.run(1, each, rate=RATE)).p50_us
 
-        return self._rounds("latency", {name: run(name, party) for name, party in self.parties.items()})
+        return self._rounds({name: run(name, party) for name, party in self.parties.items()})
 
     def loop(self) -> Figures:
         """Return the median latency of the closed loop [us]."""
@@ -84,7 +89,7 @@ class Bench:
         def run(party: LoopParty) -> Callable[[], float]:
             return lambda: float(party.run(each)["p50_us"])
 
-        return self._rounds("closed loop", {name: run(party) for name, party in self.loops.items()})
+        return self._rounds({name: run(party) for name, party in self.loops.items()})
 
     def fanout(self) -> Figures:
         """Return frames a second of the slowest of three readers."""
@@ -94,45 +99,49 @@ class Bench:
         def run(name: str, party: Party) -> Callable[[], float]:
             return lambda: self.checked.add(name, party.run(1, each, readers=READERS, kind="-fanout")).fps
 
-        return self._rounds("fan-out", {name: run(name, party) for name, party in several.items()})
+        return self._rounds({name: run(name, party) for name, party in several.items()})
 
-    def _rounds(self, what: str, contestants: dict[str, Callable[[], float]]) -> Figures:
-        return interleaved(
-            contestants, self.rounds, after_round=lambda done, of: self.progress(f"{what}: round {done} of {of}")
-        )
+    def _rounds(self, contestants: dict[str, Callable[[], float]]) -> Figures:
+        def after(done: int, of: int) -> None:
+            self._done += 1
+            self.tell(self._done, of * _MEASUREMENTS)
+
+        return interleaved(contestants, self.rounds, after_round=after)
 
 
 @contextlib.contextmanager
-def _parties(progress: Progress) -> Iterator[tuple[dict[str, Party], dict[str, LoopParty], list[str]]]:
+def _parties() -> Iterator[tuple[dict[str, Party], dict[str, LoopParty], list[str]]]:
     """Yield the transports that can be had here, their closed loops, and what is missing."""
-    own = [sys.executable, "-m", "probeloop.bench"]
-    streams = {OURS: [f"{own[2]}.bus_role"], ZMQ: rival("pyzmq_stream"), RAW: rival("iceoryx2_stream")}
-    loops = {OURS: [f"{own[2]}.loop_role"], ZMQ: rival("pyzmq_loop")}
-    missing = [name for name, found in streams.items() if found is None]
+    own = [sys.executable, "-m"]
+    streams = {
+        OURS: [*own, "probeloop.bench.bus_role"],
+        ZMQ: rival("pyzmq_stream"),
+        RAW: rival("iceoryx2_stream"),
+    }
+    loops = {OURS: [*own, "probeloop.bench.loop_role"], ZMQ: rival("pyzmq_loop")}
     with contextlib.ExitStack() as stack:
-        made: dict[str, Party] = {}
-        closed: dict[str, LoopParty] = {}
-        for name, command in streams.items():
-            progress(f"starting {name}")
-            if command is not None:
-                whole = [*own[:2], *command] if name == OURS else command
-                made[name] = stack.enter_context(Party(name, whole, 1 if name == RAW else READERS))
-        for name, command in loops.items():
-            if command is not None:
-                whole = [*own[:2], *command] if name == OURS else command
-                closed[name] = stack.enter_context(LoopParty(name, whole))
-        yield made, closed, missing
+        made = {
+            name: stack.enter_context(Party(name, command, 1 if name == RAW else READERS))
+            for name, command in streams.items()
+            if command is not None
+        }
+        closed = {
+            name: stack.enter_context(LoopParty(name, command))
+            for name, command in loops.items()
+            if command is not None
+        }
+        yield made, closed, [name for name, command in streams.items() if command is None]
 
 
-def run(seconds: float = 40.0, progress: Progress = lambda text: None) -> dict[str, Any]:
+def bench(seconds: float = SECONDS, tell: Tell = lambda done, of: None) -> dict[str, Any]:
     """Measure all of it in about `seconds`; return plain data. Ratios are None where a rival is missing."""
     began = time.monotonic()
-    with _parties(progress) as (parties, loops, missing):
+    with _parties() as (parties, loops, missing):
         limits = Limits()
         left = max(1.0, seconds - (time.monotonic() - began) - 1.0)
-        bench = Bench(parties, loops, left, progress)
-        by_n = {n: bench.throughput(n, limits) for n in (1, 8)}
-        latency, loop, fanout = bench.latency(), bench.loop(), bench.fanout()
+        made = Bench(parties, loops, left, tell)
+        by_n = {n: made.throughput(n, limits) for n in (1, 8)}
+        latency, loop, fanout = made.latency(), made.loop(), made.fanout()
         read = limits.read(0.3)
     worse = {name: min((figures.ratio(OURS, name) for figures in by_n.values() if name in figures.values),
                        default=None) for name in (ZMQ, MEMCPY, RAW)}  # fmt: skip
@@ -144,8 +153,8 @@ def run(seconds: float = 40.0, progress: Progress = lambda text: None) -> dict[s
         "latency_p50_x_iceoryx2": _ratio(latency, RAW),
         "loop_p50_x_pyzmq": _ratio(loop, ZMQ),
         "fanout3_x_pyzmq": _ratio(fanout, ZMQ),
-        "frames_lost": sum(bench.checked.lost.values()),
-        "frames_corrupt": sum(bench.checked.corrupt.values()),
+        "frames_lost": sum(made.checked.lost.values()),
+        "frames_corrupt": sum(made.checked.corrupt.values()),
         "limits": {
             "memcpy_gb_s": round(max(f.median(MEMCPY) for f in by_n.values()) / 1e9, 1),
             "read_gb_s": round(read / 1e9, 1),
@@ -156,9 +165,9 @@ def run(seconds: float = 40.0, progress: Progress = lambda text: None) -> dict[s
             "loop_p50_us": _medians(loop),
             "fanout3_fps": _medians(fanout),
         },
-        "rounds": bench.rounds,
+        "rounds": made.rounds,
         "missing": missing,
-        "ok": not any(bench.checked.lost.values()) and not any(bench.checked.corrupt.values()),
+        "ok": not any(made.checked.lost.values()) and not any(made.checked.corrupt.values()),
     }
 
 
@@ -197,3 +206,10 @@ def _shown(value: float | None) -> str:
 
 def _medians(figures: Figures, unit: float = 1.0) -> dict[str, float]:
     return {name: round(figures.median(name) / unit, 2) for name in figures.values}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, and print a table or JSON; exit code 1 when a frame was lost or corrupt."""
+    found = bench(SECONDS if options.seconds is None else options.seconds, Progress("round"))
+    sys.stdout.write((json.dumps(found, indent=2, allow_nan=False) if options.json else table(found)) + "\n")
+    return 0 if found["ok"] else 1

@@ -15,13 +15,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ..compute.kernels import weighted_sums
+from ..compute.kernels import VirtualDetectors
 from ..data import commands as c
 from ..data.axes import Axis, StreamSpec
 from ..data.clock import MonotonicClock
 from ..data.control import Submit, Trace
 from ..data.driver import Acquisition
 from ..data.frame import FrameBlock, FrameBuffer
+from ..data.limits import Limits
 from ..testing.fake_driver import FAKE_LIMITS, FakeDriver
 
 PIXELS = 256
@@ -66,12 +67,12 @@ class Detector:
     def __init__(self) -> None:
         ky, kx = np.indices((PIXELS, PIXELS)) - (PIXELS - 1) / 2
         radius = np.hypot(ky, kx)
-        self._weight: NDArray[np.float32] = ((radius >= 40) & (radius < 100)).astype(np.float32)
+        self._annulus = VirtualDetectors(((radius >= 40) & (radius < 100))[np.newaxis])
         self(np.zeros((1, PIXELS, PIXELS), np.uint16))
 
     def __call__(self, frames: NDArray[Any]) -> NDArray[np.float64]:
         """Return (N,) sums of (N, ky, kx) frames."""
-        return weighted_sums(frames, self._weight)
+        return self._annulus.sums(frames)[:, 0]
 
 
 class Policy:

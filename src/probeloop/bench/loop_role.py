@@ -44,7 +44,12 @@ def say(**answer: Any) -> None:
 def ending() -> threading.Event:
     """Return an event that is set when stdin ends."""
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     return over
 
 
@@ -72,7 +77,9 @@ def detector(rig: str) -> None:
                 sink.announce(VALUE, generation)
             buffer = sink.loan(block.count)
             buffer.data[:] = values
-            sink.send(buffer, block.count, generation=generation, source_index=block.index, exposed_ns=block.exposed_ns)
+            sink.send(
+                buffer, block.count, generation=generation, source_index=block.index, exposed_ns=block.exposed_ns
+            )
         source.close()
         sink.close()
 

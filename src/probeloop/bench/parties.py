@@ -73,7 +73,7 @@ class Party:
     ) -> Outcome:
         """Send blocks of `n` frames for `seconds` to `readers`; raises ProbeloopError when one fails.
 
-        rate: blocks a second, 0 = as fast as they go. corrupt_at: a frame to send with a wrong bit, for the self-test.
+        rate: blocks a second, 0 = as fast as they go. corrupt_at: a frame to be sent with a wrong bit (self-test).
         """
         self._runs += 1
         name = f"bench-{os.getpid()}-{self.name}-{self._runs}{kind}"

@@ -68,7 +68,7 @@ def check(words: Any, sums: Any, expected: int) -> tuple[int, int]:
         total = np.uint64(0)
         for i in range(words.shape[1]):
             total += words[f, i]
-        number = np.int64(words[f, 0])
+        number = int(words[f, 0])
         if total - words[f, 0] - words[f, 1] != sums[number % sums.shape[0]] or number < expected:
             corrupt += 1
             continue
@@ -85,7 +85,7 @@ class Source:
         self._hot = rng.integers(0, 1 << 62, (HOT_FRAMES, FRAME_WORDS), np.uint64)
         self._hot[:, :2] = 0
         self.sums = self._hot.sum(axis=1, dtype=np.uint64)
-        self._words = memoryview(self._hot).cast("B").cast("Q")
+        self._words = memoryview(self._hot.data).cast("B").cast("Q")
         self._blocks: dict[tuple[int, int], Words] = {}
 
     def stamped(self, first: int, count: int) -> Words:

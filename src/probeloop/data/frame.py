@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +105,7 @@ class FrameBuffer:
 
         def column(dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
             nonlocal at
-            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            size = math.prod(shape) * np.dtype(dtype).itemsize
             view = memory[at : at + size].view(dtype).reshape(shape)
             at += size
             return view

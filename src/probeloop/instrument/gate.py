@@ -7,8 +7,11 @@ the only way from one state to the next. The pattern is PX4's failsafe framework
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
+
+import msgspec
+from msgspec.structs import replace  # 50 times as fast as that of dataclasses; every command makes a dozen
 
 from ..data import commands as c
 from ..data.control import Cost, Scalar, Submit
@@ -25,8 +28,7 @@ NOT_ARMED = "not armed yet"
 HOLDER_TIMEOUT = 3.0  # [s] of silence after which the holder counts as lost
 
 
-@dataclass(frozen=True, slots=True)
-class GateState:
+class GateState(msgspec.Struct, frozen=True):
     """All the gate knows. epoch: raised by every STOP, fault and hand-over. fault: latched, "" = armed.
 
     position [m], beam_current [A], bias [V], knobs [m], stage [m, rad]: the hardware's own values, last read.
@@ -46,28 +48,26 @@ class GateState:
     beam_current: float = 0.0
     bias: float = 0.0
     drive: float = 0.0
-    knobs: Mapping[str, float] = field(default_factory=dict)
-    stage: Mapping[str, float] = field(default_factory=dict)
+    knobs: Mapping[str, float] = {}
+    stage: Mapping[str, float] = {}
     dose: float = 0.0
     pulses: int = 0
-    measured: Mapping[str, int] = field(default_factory=dict)
+    measured: Mapping[str, int] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True):
     """What the gate says. command: with its places in the SCAN frame. check: the one that refused."""
 
     accepted: bool
     command: c.Command
-    cost: Cost = field(default_factory=Cost)
+    cost: Cost = Cost()
     reason: str = ""
     limit: str = ""
     allowed: str = ""
     check: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """Why not: the reason, the limit that would be crossed, what is allowed."""
 
     reason: str
@@ -75,8 +75,7 @@ class Refusal:
     allowed: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(msgspec.Struct, frozen=True):
     """What a check looks at. command: with its places in the SCAN frame; submit: as it came."""
 
     command: c.Command
@@ -86,7 +85,7 @@ class Proposal:
     limits: Limits
     now_ns: int
     drift_sigma: float = 0.0
-    cost: Cost = field(default_factory=Cost)
+    cost: Cost = Cost()
 
 
 Check = Callable[[Proposal], Refusal | None]

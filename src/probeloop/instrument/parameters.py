@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
+
+from msgspec.structs import replace
 
 from ..data.control import Accepted, Refused, Reply, SetParameters, StateChange
 from ..data.errors import RefusedError, SettingsError

@@ -102,7 +102,8 @@ def bench(options: argparse.Namespace) -> int:
     """Run the bench that a drop-in offers, print its figures; exit code 1 when it says it did not pass."""
     if options.name != "loop":
         raise ProbeloopError(
-            f"no bench {options.name!r} in this version", "loop or detectors: probeloop bench loop --what autofocus"
+            f"no bench {options.name!r} in this version",
+            "loop, bus or detectors: probeloop bench loop --what autofocus",
         )
     made = load_commands(options.what)
     run: Any = getattr(made, "bench", None)

@@ -22,8 +22,8 @@ class Node:
     def __init__(self, name: str, n: int) -> None:
         iox2.set_log_level(iox2.LogLevel.Fatal)
         self.n = n
-        self.node = iox2.NodeBuilder.new().signal_handling_mode(iox2.SignalHandlingMode.Disabled).create(
-            iox2.ServiceType.Ipc
+        self.node = (
+            iox2.NodeBuilder.new().signal_handling_mode(iox2.SignalHandlingMode.Disabled).create(iox2.ServiceType.Ipc)
         )
         self.service = (
             self.node.service_builder(iox2.ServiceName.new(name))

@@ -24,6 +24,7 @@ from probeloop.instrument.journal import EventJournal
 from probeloop.instrument.requests import Requests
 
 CONTEXT = zmq.Context()
+NO_FLAGS = BlockFlag(0)
 
 
 def address(rig: str, what: str) -> str:
@@ -51,7 +52,7 @@ class ZmqOutlet:
         return self._buffer if capacity == 1 else FrameBuffer.allocate(self._spec, capacity)
 
     def send(
-        self, buffer: FrameBuffer, count: int, *, flags: BlockFlag = BlockFlag(0), generation: int,
+        self, buffer: FrameBuffer, count: int, *, flags: BlockFlag = NO_FLAGS, generation: int,
         exposed_ns: int = 0, source_index: int = -1,
     ) -> int:  # fmt: skip
         index, self._index = self._index, self._index + count
