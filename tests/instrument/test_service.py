@@ -135,7 +135,7 @@ def test_describe_says_all_that_a_process_needs(rig_id: str) -> None:
 
 def test_a_lossless_reader_loses_nothing_and_the_source_waits(rig_id: str) -> None:
     with running(rig_id, FakeDriver(modality="stem", can_wait=True)) as rig:
-        frames = Subscriber(rig.bus, "camera", "lossless")
+        frames = Subscriber(rig.bus, "camera", "lossless", credit=True)  # without, 206 blocks overrun its depth of 64
         rig.take()
         rig.done(rig.send(c.Unblank()))
         reply = rig.send(c.Scan(Region(0.0, 0.0, 16e-9, 16e-9), (64, 64), 1e-4))

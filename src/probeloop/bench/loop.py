@@ -6,6 +6,7 @@ import os
 import subprocess
 from typing import Any
 
+from ..data.errors import ProbeloopError
 from .parties import end, read, start, tell
 
 ROLES = ("instrument", "detector", "policy")
@@ -19,9 +20,13 @@ class LoopParty:
         self.name = name
         self._processes: list[subprocess.Popen[bytes]] = []
         rig = f"bench-loop-{name}-{os.getpid()}"
-        for role in ROLES:
-            self._processes.append(start([*command, role, rig]))
-            read(self._processes[-1], name)
+        try:
+            for role in ROLES:
+                self._processes.append(start([*command, role, rig]))
+                read(self._processes[-1], name)
+        except ProbeloopError:
+            self.close()
+            raise
 
     def run(self, seconds: float) -> dict[str, Any]:
         """Close the loop for `seconds`; return {"loops", "p50_us", "p99_us"} as the gate measured them."""

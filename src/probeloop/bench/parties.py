@@ -65,8 +65,12 @@ class Party:
         self._runs = 0
         roles = ["sender", *["reader"] * readers]
         self._processes = [start([*command, role]) for role in roles]
-        for process in self._processes:
-            read(process, name)
+        try:
+            for process in self._processes:
+                read(process, name)
+        except ProbeloopError:
+            self.close()
+            raise
 
     def run(
         self, n: int, seconds: float, *, rate: float = 0.0, readers: int = 1, corrupt_at: int = -1, kind: str = ""

@@ -21,6 +21,7 @@ from .node import Bus
 from .stats import PublisherStats
 from .topic import (
     LINE,
+    NO_SPEC,
     SPEC_BYTES,
     SPEC_DEPTH,
     Announcement,
@@ -63,6 +64,7 @@ class Publisher:
         self._notifier = bus.retry(self._wake_service.notifier_builder().create, f"notify on {topic!r}")
         self.credits = CreditBook(bus, topic) if source_waits else None
         self._spec: StreamSpec | None = None
+        self._encoded = NO_SPEC
         self._frame_bytes = 0
         self._created_s = time.monotonic()
         self._joins = -1
@@ -89,7 +91,7 @@ class Publisher:
         self._raw_loan = getattr(port, _LOAN)
         if self.credits is not None:
             self.credits.fit(sizes.depth)
-        self._tell(Announcement(sizes.slot, self.next_index, -1, None))
+        self._tell(Announcement(sizes.slot, self.next_index, -1, NO_SPEC))
 
     def _drop_retired(self, slot: int = 0) -> None:
         """Delete the replaced ports of a size class, and those that every reader had a second to connect to."""
@@ -127,14 +129,15 @@ class Publisher:
         """
         if self._loaned:
             raise BusError(f"topic {self.topic!r} is announced while a block is being filled", "send or discard it")
-        smallest = block_bytes(spec, 1)
-        if smallest > self.max_block_bytes:
-            self._open(smallest)
-        if spec != self._spec:
+        if spec is not self._spec and spec != self._spec:
+            smallest = block_bytes(spec, 1)
+            if smallest > self.max_block_bytes:
+                self._open(smallest)
             self._views.clear()
             self._lines.clear()
             self._spec, self._frame_bytes = spec, spec.frame_bytes
-        self._tell(Announcement(self.sizes.slot, self.next_index, generation, spec))
+            self._encoded = msgspec.Raw(spec.encode())
+        self._tell(Announcement(self.sizes.slot, self.next_index, generation, self._encoded))
 
     def loan(self, capacity: int) -> FrameBuffer:
         """Return memory for up to `capacity` frames, to be filled in place and given to `send` or `discard`.

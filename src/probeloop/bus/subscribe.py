@@ -19,7 +19,7 @@ from .ledger import TOPIC
 from .node import Bus, timed_wait
 from .publish import ANNOUNCED, JOINS, NEXT_INDEX
 from .stats import ReaderStats
-from .topic import STANDARD_DEPTHS, Announcement, data_service, read_bytes, size_class, spec_service
+from .topic import NO_SPEC, STANDARD_DEPTHS, Announcement, data_service, read_bytes, size_class, spec_service
 from .wait import Poller
 
 __all__ = ["Poller", "Subscriber"]
@@ -33,6 +33,8 @@ _BRISK_S = _BRISK_NS * 1e-9
 _LOOKS = 8  # between two times that another process may have the core
 _let_others_run = getattr(os, "sched_yield", lambda: None)
 
+_decode = msgspec.msgpack.Decoder(Announcement).decode
+_NO_SPEC = bytes(NO_SPEC)
 _LENGTH = "__slice_len"  # the public way to it makes two objects, 0.4 us
 _unpack = HEADER.unpack
 
@@ -76,6 +78,7 @@ class Subscriber:
         self._credit = ReaderCredit(bus, topic, self._start) if credit else None
         self._seen = -1
         self.spec: StreamSpec | None = None
+        self._encoded = b""
         self.generation = -1
         self._known: dict[int, list[tuple[int, StreamSpec]]] = {}
         self._current: tuple[int, int, StreamSpec] | None = None
@@ -109,18 +112,25 @@ class Subscriber:
         self._seen = self._words[ANNOUNCED]
         while (body := read_bytes(self._specs)) is not None:
             try:
-                news = msgspec.msgpack.decode(body, type=Announcement)
+                news = _decode(body)
             except msgspec.MsgspecError:
                 self._wire += 1
                 continue
             port = self._attach(news.slot)
             if port not in self._live:
                 self._live.append(port)
-            if news.spec is None:
+            encoded = bytes(news.spec)
+            if encoded == _NO_SPEC:
                 continue
-            spec = self.spec if news.spec == self.spec else news.spec  # the same object keeps the same views
+            if encoded != self._encoded:
+                try:
+                    self.spec, self._encoded = StreamSpec.decode(encoded), encoded
+                except WireError:
+                    self._wire += 1
+                    continue
+            spec = self.spec  # the same object keeps the same views
             assert spec is not None
-            self.spec, self.generation = spec, news.generation
+            self.generation = news.generation
             known = self._known.setdefault(news.generation, [])
             if not known or known[-1][1] is not spec:
                 known.append((news.index, spec))

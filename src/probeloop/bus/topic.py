@@ -25,7 +25,6 @@ from typing import Any
 import iceoryx2 as iox2
 import msgspec
 
-from ..data.axes import StreamSpec
 from ..data.errors import SharedMemoryError
 from .node import Bus, shared_memory_folder
 
@@ -50,12 +49,19 @@ class Line(ctypes.Structure):
 
 
 class Announcement(msgspec.Struct, frozen=True, array_like=True):
-    """What the spec topic carries. spec None: only names the data service; index: first block that it is true for."""
+    """What the spec topic carries. index: first block that it is true for.
+
+    spec: encoded, so that a reader need not read the same one again for each generation; NO_SPEC: only names the data
+    service.
+    """
 
     slot: int
     index: int
     generation: int
-    spec: StreamSpec | None
+    spec: msgspec.Raw
+
+
+NO_SPEC = msgspec.Raw(b"\xc0")  # nil
 
 
 @dataclass(frozen=True, slots=True)

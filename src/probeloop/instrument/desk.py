@@ -337,10 +337,16 @@ class ControlDesk:
             pending = self._pending
             if isinstance(event, Applied) and pending and type(event.command) is type(pending.submit.command):
                 self._pending = None
+                self.work.notify_all()  # who handed it over may go on
             before = self.state
             self.state = advance(before, event)
             if (before.blanked, before.beam_current) != (self.state.blanked, self.state.beam_current):
                 self._integrate()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an accepted command is not at the hardware yet."""
+        return bool(self._queue) or self._pending is not None
 
     @property
     def queued(self) -> int:

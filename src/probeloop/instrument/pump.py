@@ -273,13 +273,15 @@ class Pump:
 
     def _complete(self, acquisition: Acquisition, buffer: FrameBuffer, n: int, settled_ns: int) -> int:
         """Flag what was exposed too early, charge what the driver did not; return the first valid row or -1."""
-        early = buffer.time_ns[:n] < max(settled_ns, acquisition.t_settled_ns)
-        if early.any():
-            buffer.flags[:n][early] |= int(FrameFlag.SETTLING)
+        flags, time_ns, settled = buffer.flags[:n], buffer.time_ns[:n], max(settled_ns, acquisition.t_settled_ns)
+        if int(time_ns.min()) < settled:
+            flags[time_ns < settled] |= int(FrameFlag.SETTLING)
         if not buffer.dose[:n].any():
             exposure = acquisition.spec.exposure_ns or acquisition.frame_period_ns
             buffer.dose[:n] = self.electrons_per_ns() * exposure
-        valid = np.flatnonzero((buffer.flags[:n] & FrameFlag.SETTLING) == 0)
+        if not flags.any():  # the usual case; readers wait for this block
+            return 0
+        valid = np.flatnonzero((flags & FrameFlag.SETTLING) == 0)
         return int(valid[0]) if len(valid) else -1
 
     def _exposed(self, spec: StreamSpec, buffer: FrameBuffer, n: int) -> int:

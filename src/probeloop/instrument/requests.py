@@ -19,10 +19,13 @@ OPERATORS = ("operator", "gui", "cli")
 
 
 class Requests:
-    """Answers requests for one desk; one thread at a time."""
+    """Answers requests for one desk; one thread at a time.
 
-    def __init__(self, desk: ControlDesk) -> None:
-        self._desk = desk
+    handover_s: how long an answer may wait until an idle executor's thread has brought its command to the hardware.
+    """
+
+    def __init__(self, desk: ControlDesk, handover_s: float = 0.0) -> None:
+        self._desk, self._handover_s = desk, handover_s
 
     def handle(self, request: Request) -> Reply:
         """Answer one request; STOP comes before all others in `handle_all`."""
@@ -103,6 +106,9 @@ class Requests:
                 )
             )
             self._desk.work.notify_all()
+            if judged.accepted and self._handover_s and self._desk.running is None:
+                # sleep until it is at the hardware: the executor needs the interpreter, which this thread would hold
+                self._desk.work.wait_for(lambda: not self._desk.waiting, self._handover_s)
         if judged.accepted:
             return Accepted(made, judged.cost, self._desk.state.epoch)
         return Refused(judged.reason, judged.limit, judged.allowed)

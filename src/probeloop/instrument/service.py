@@ -15,10 +15,9 @@ from typing import Any
 
 from ..bus.event import EventWriter
 from ..bus.heartbeat import Heartbeat
-from ..bus.node import Bus
+from ..bus.node import Bus, timed_wait
 from ..bus.publish import Publisher
 from ..bus.request import Server
-from ..bus.wait import Poller
 from ..data.clock import MonotonicClock
 from ..data.control import Refused, Request, decode_request, encode
 from ..data.driver import Acquisition, Instrument, missing_verbs
@@ -36,6 +35,7 @@ TICK = 0.05  # [s]
 REFRESH = 0.1  # [s]
 READBACK = 0.25  # [s] between two looks at an idle instrument
 ENDING = 2.0  # [s] for a thread to end
+HANDOVER = 0.0005  # [s]
 SWITCH = 5e-5  # [s] after which a thread that waits for the interpreter gets it: Python's 5 ms would be the latency
 
 
@@ -147,10 +147,10 @@ def run_instrument(
     if faults:
         raise ContractError("; ".join(faults), "probeloop check names what a driver needs")
     clock = MonotonicClock()
+    switch = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     events = EventWriter(bus)
     server = Server(bus, SERVICE)
-    poller = Poller(bus, server)
     pulse = Heartbeat(bus)
     info = instrument.describe()
     topics = Topics(bus, info.can_wait)
@@ -166,7 +166,7 @@ def run_instrument(
         acquire=lambda *a, **k: pump.acquire(desk.pump.run, *a, **k),
         first_generation=first_generation,
     )
-    requests = Requests(desk)
+    requests = Requests(desk, HANDOVER)
     sensing = Sensing(instrument, desk.alarms, journal, clock.now_ns)
     over = threading.Event()
     executor = threading.Thread(target=_execute, args=(desk, over, clock), name="executor", daemon=True)
@@ -178,11 +178,16 @@ def run_instrument(
         executor.start()
         if ready is not None:
             ready()
+        ticked = 0
         while not (stop.is_set() or desk.ending.is_set()):
             serve(server, requests)
-            desk.tick()
+            now = clock.now_ns()
+            if now - ticked >= TICK * 0.5e9:  # not after every request: its command waits for the interpreter
+                ticked = now
+                desk.tick()
             pulse.beat()
-            poller.wait(TICK)
+            if not server.pending():
+                timed_wait(server.listener, TICK / 2)
         serve(server, requests)
     finally:
         desk.trip("the instrument's process ends")
@@ -192,10 +197,10 @@ def run_instrument(
         executor.join(ENDING)
         sensing.end()
         instrument.close()
-        poller.close()
         server.close()
         topics.close()
         events.close()
+        sys.setswitchinterval(switch)
 
 
 def serve(server: Server, requests: Requests) -> None:

@@ -1,6 +1,7 @@
 """The same closed loop over pyzmq: PUSH/PULL for patterns and values, REQ/REP for commands, PUB for events.
 
-The gate, its checks, the driver, the detector and the policy are those of the bench; only the bytes go another way.
+The gate with its threads and checks, the driver, the detector and the policy are those of the bench; only the bytes
+go another way.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import threading
 import time
 from typing import Any
 
@@ -17,11 +19,13 @@ import zmq
 from probeloop.bench.loop_parts import VALUE, Detector, LoopDriver
 from probeloop.bench.loop_role import close_loops, ending, say
 from probeloop.data.axes import StreamSpec
+from probeloop.data.clock import MonotonicClock
 from probeloop.data.control import decode_reply, decode_request, encode
 from probeloop.data.frame import BlockFlag, FrameBlock, FrameBuffer
 from probeloop.instrument.desk import ControlDesk
 from probeloop.instrument.journal import EventJournal
 from probeloop.instrument.requests import Requests
+from probeloop.instrument.service import SWITCH, PumpThread, _execute
 
 CONTEXT = zmq.Context()
 NO_FLAGS = BlockFlag(0)
@@ -100,18 +104,24 @@ def instrument(rig: str) -> None:
     commands, events = socket(zmq.REP, rig, "commands", bind=True), socket(zmq.PUB, rig, "events", bind=True)
     outlet = ZmqOutlet(socket(zmq.PUSH, rig, "spectrum", bind=True))
     journal = EventJournal("instrument", time.monotonic_ns, events.send)
+    pump = PumpThread(outlet, lambda: None)
     desk = ControlDesk(
-        driver, driver.describe().limits, journal=journal, now_ns=time.monotonic_ns, outlet=lambda *_: outlet
-    )
+        driver, driver.describe().limits, journal=journal, now_ns=time.monotonic_ns, outlet=lambda *_: outlet,
+        acquire=lambda *a, **k: pump.acquire(desk.pump.run, *a, **k),
+    )  # fmt: skip
     requests = Requests(desk)
     requests.arm("start")
+    sys.setswitchinterval(SWITCH)
+    pump.start()
+    threading.Thread(target=_execute, args=(desk, over, MonotonicClock()), daemon=True).start()
     say(ready=True)
+    ticked = 0
     while not over.is_set():
-        if commands.poll(50):
+        if commands.poll(25):
             commands.send(encode(requests.handle(decode_request(commands.recv()))))
-            while desk.run_next():
-                pass
-        desk.tick()
+        if time.monotonic_ns() - ticked > 25_000_000:
+            ticked = time.monotonic_ns()
+            desk.tick()
 
 
 def detector(rig: str) -> None:

@@ -49,6 +49,7 @@ class ZmqReader:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB if name.endswith("-fanout") else zmq.PULL)
         self._socket.rcvhwm = DEPTH
+        self._socket.reconnect_ivl = 1  # ms; it may be there before its sender is
         if name.endswith("-fanout"):
             self._socket.subscribe(b"")
         self._socket.connect(address(name))
