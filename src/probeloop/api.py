@@ -34,7 +34,7 @@ _WHERE = {
     "data.units": "convert display quantity to_si",
     "discover": "load_simulator",
     "record.reader": "open_session",
-    "plugin.contract": "Checkpoint Context FrameTransform NoParameters Observation Observe Outputs Plan PlanContext "
+    "plugin.contract": "Checkpoint Context FrameTransform JoinTransform NoParameters Observation Observe Outputs Plan PlanContext "
     "PlanSteps Policy Propose Reduce Reward Scalarizer ScanTransform Submit Ticket Wait",
     "rig.client": "Connection Events StopDoor",
 }

@@ -30,7 +30,7 @@ _BEFORE, _AFTER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Unmatched:
-    """Rows that are joined with nothing. topic: whose; missing: the topic that lacks them."""
+    """Rows that are joined with nothing. topic: whose; missing: the topic that lacks them, "" where none is to blame."""
 
     generation: int
     topic: str
@@ -200,9 +200,8 @@ class _Scan:
 
     def _lose(self, which: int, pixels: Rows, why: Why, missing: int | None = None) -> None:
         if pixels.size:
-            lacks = [missing] if missing is not None else [i for i in range(len(self.sides)) if i != which]
-            words = ", ".join(self.topics[i] for i in lacks)
-            self.unmatched.append(Unmatched(self.generation, self.topics[which], words, why, pixels))
+            lacks = "" if missing is None else self.topics[missing]
+            self.unmatched.append(Unmatched(self.generation, self.topics[which], lacks, why, pixels))
 
     def shed(self) -> None:
         """Give up what has waited longest, of the topic of which most waits."""
@@ -252,8 +251,7 @@ class Join:
         if block.generation < at:
             pixels = block.scan_index[is_pixel(block)]
             if pixels.size:
-                others = ", ".join(t for t in self.topics if t != self.topics[which])
-                self._unmatched.append(Unmatched(block.generation, self.topics[which], others, "old scan", pixels))
+                self._unmatched.append(Unmatched(block.generation, self.topics[which], "", "old scan", pixels.copy()))
             return []
         made: list[Blocks] = []
         if block.generation > at:
