@@ -12,6 +12,8 @@ from probeloop.bus.publish import Publisher
 from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.frame import BlockFlag, FrameBlock, FrameBuffer
 
+from .stage import Stage
+
 NO_FLAGS = BlockFlag(0)
 
 
@@ -103,5 +105,12 @@ def bus(rig_id: str) -> Iterator[Bus]:
 @pytest.fixture
 def camera(bus: Bus) -> Iterator[Camera]:
     made = Camera(bus)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stage(bus: Bus) -> Iterator[Stage]:
+    made = Stage(bus)
     yield made
     made.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,26 +15,12 @@ from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.control import Accepted, Gap, Refused, Remark, Revision, StateChange
 from probeloop.data.errors import CalibrationError, ContractError
 from probeloop.data.frame import BlockFlag, FrameBlock
-from probeloop.data.settings import Settings
-from probeloop.data.units import quantity
-from probeloop.plugin.contract import FrameTransform, Scalarizer, ScanTransform
+from probeloop.plugin.contract import Scalarizer, ScanTransform
 from probeloop.plugin.host import Host
 from probeloop.plugin.instance import PluginInstance
 
 from .conftest import Camera, camera_spec
-
-
-class Times(FrameTransform):
-    """The first pixel, times a factor."""
-
-    class Parameters(Settings):
-        factor: Annotated[float, quantity("", ge=0.0, le=100.0)] = 2.0
-
-    def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
-        return {"out": StreamSpec("out", "values", "<f8", units="counts")}
-
-    def process(self, block: FrameBlock) -> dict[str, Any]:
-        return {"out": block.data[:, 0, 0] * np.float64(self.parameters.factor)}
+from .stage import Times
 
 
 class MapMean(ScanTransform):

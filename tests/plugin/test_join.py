@@ -18,6 +18,7 @@ from probeloop.testing.streams import block_of
 
 CELLS = 6
 NAV = (Axis("y", 2), Axis("x", 3))
+NONE = BlockFlag(0)
 BEGIN, END, ABORTED = BlockFlag.SCAN_BEGIN, BlockFlag.SCAN_END, BlockFlag.ABORTED
 Key = tuple[int, int, int]  # generation, pixel, time
 
@@ -29,7 +30,7 @@ def spec_of(which: int) -> StreamSpec:
 
 
 def block(
-    which: int, rows: list[tuple[int, int]], index: int = 0, generation: int = 1, flags: BlockFlag = BlockFlag(0)
+    which: int, rows: list[tuple[int, int]], index: int = 0, generation: int = 1, flags: BlockFlag = NONE
 ) -> FrameBlock:
     """A block of (pixel, time) rows; -2 is a pixel that settles. Every element says time and topic."""
     spec = spec_of(which)
@@ -52,9 +53,9 @@ class Meeting:
         self.lost: list[Any] = []
         self.flags: dict[int, list[BlockFlag]] = {}
 
-    def take(self, which: int, given: FrameBlock) -> None:
-        memory = given.data
-        for blocks in self.join.take(which, given):
+    def take(self, which: int, taken: FrameBlock) -> None:
+        memory = taken.data
+        for blocks in self.join.take(which, taken):
             first = blocks[0]
             for i, each in enumerate(blocks):
                 assert each.spec == spec_of(i)
@@ -119,8 +120,8 @@ def acquisitions(draw: st.DrawFn) -> tuple[int, list[tuple[int, FrameBlock]], di
 
 def played(topics: int, blocks: list[tuple[int, FrameBlock]], **options: Any) -> Meeting:
     meeting = Meeting(topics, **options)
-    for which, given in blocks:
-        meeting.take(which, msgspec.structs.replace(given, data=given.data.copy()))
+    for which, each in blocks:
+        meeting.take(which, msgspec.structs.replace(each, data=each.data.copy()))
     for which in range(topics):
         meeting.take(which, block(which, [], 10_000, 99, BEGIN | END))
     return meeting

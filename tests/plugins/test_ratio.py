@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from probeloop.plugins.ratio import Ratio
 
 from probeloop.data.axes import Channel, StreamSpec
 from probeloop.data.errors import SettingsError
-from probeloop.plugins.ratio import Ratio
 from probeloop.testing.streams import block_of, example_specs, frames_of
 
 SORTS = example_specs((3, 4))
@@ -21,7 +21,9 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("names", [("a map", "patterns"), ("patterns of reals", "spectra"), ("a map", "a map")], ids=str)
+@pytest.mark.parametrize(
+    "names", [("a map", "patterns"), ("patterns of reals", "spectra"), ("a map", "a map")], ids=str
+)
 def test_it_is_the_naive_numpy_line(form: str, names: tuple[str, str]) -> None:
     specs = tuple(SORTS[name] for name in names)
     blocks = tuple(block_of(spec, frames_of(spec, 12, seed)) for seed, spec in enumerate(specs))

@@ -1,7 +1,8 @@
 """What a drop-in is. One file, one class; the host owns processes, threads, buffers and topics.
 
-Kinds: FrameTransform (N frames in, N out), JoinTransform (the same of several topics), ScanTransform (a scan in,
-results now and then), Policy (where next), Scalarizer (spectrum to one number), Reward, Plan (a generator of commands).
+Kinds: FrameTransform (N frames in, N out), JoinTransform (N frames of each of several topics in), ScanTransform (a
+scan in, results now and then), Policy (where next), Scalarizer (spectrum to one number), Reward, Plan (a generator of
+commands).
 """
 
 from __future__ import annotations
@@ -286,15 +287,21 @@ def input_fault(cls: type[DropIn], topics: Sequence[str]) -> tuple[str, str] | N
             return f"names a topic twice: {', '.join(topics)}", "name each once"
         if len(topics) != len(cls.inputs):
             count = f"{len(topics)} topic{'' if len(topics) == 1 else 's'}"
-            return f"names {count}, it joins {len(cls.inputs)}: {', '.join(cls.inputs)}", "name one for each, in that order"
+            return (
+                f"names {count}, it joins {len(cls.inputs)}: {', '.join(cls.inputs)}",
+                "name one for each, in that order",
+            )
     elif len(topics) != 1:
         kind = kind_of(cls)
-        return f"names {len(topics)} topics, a {kind} reads one", f"join them first: a {kind} can read what a JoinTransform puts out"
+        return (
+            f"names {len(topics)} topics, a {kind} reads one",
+            f"join them first: a {kind} can read what a JoinTransform puts out",
+        )
     return None
 
 
 __all__ = [
-    "KINDS", "Cause", "Checkpoint", "Context", "DropIn", "FrameTransform", "JoinTransform", "NoParameters", "Observation", "Observe",
-    "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Propose", "Reduce", "Reward", "Scalarizer",
-    "ScanTransform", "Step", "Submit", "Ticket", "Wait", "input_fault", "kind_of",
+    "KINDS", "Cause", "Checkpoint", "Context", "DropIn", "FrameTransform", "JoinTransform", "NoParameters",
+    "Observation", "Observe", "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Propose", "Reduce",
+    "Reward", "Scalarizer", "ScanTransform", "Step", "Submit", "Ticket", "Wait", "input_fault", "kind_of",
 ]  # fmt: skip

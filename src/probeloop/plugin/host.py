@@ -342,7 +342,9 @@ class Host:
         stale = int((self.past.owed & self._finished).sum())
         if stale:
             topics = " and ".join(self.instance.input)
-            text = f"{self.instance.name}: {stale} finished cells keep an older result, their {topics} is not on record"
+            text = (
+                f"{self.instance.name}: {stale} finished cells keep an older result, their {topics} is not on record"
+            )
             self.report(Remark(text=text, level="warning"))
         self.past.forget()
 

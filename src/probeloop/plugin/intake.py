@@ -31,8 +31,8 @@ _WORDS = {
 class Intake:
     """Readers of one plug-in instance's topics; one thread.
 
-    next: by topic, the index of the next frame. holding: something is left unread on purpose. filled_in: whoever has begun in mid-scan gets what was before from
-    the record, so that it isn't told as missing.
+    next: by topic, the index of the next frame. holding: something is left unread on purpose. filled_in: what was
+    before this began to read comes from the record, so it isn't told as missing.
     """
 
     def __init__(self, bus: Bus, instance: PluginInstance, report: Report, most_bytes: int = MOST_BYTES) -> None:
@@ -175,9 +175,7 @@ class Intake:
         return sum(self.counts(topic)["lost"] for topic in self.topics)
 
     def counts(self, topic: str) -> Mapping[str, int]:
-        """Return of one topic: frames overwritten unread, rows given up because another topic lacks them, and rows
-        that wait.
-        """
+        """Return of one topic what was overwritten unread, what was joined with nothing, and what waits [frames]."""
         which = self.topics.index(topic)
         lost = self.readers[which].stats.lost if self.readers else self._lost[topic]
         waiting = self._join.waiting(which) if self._join is not None and self.readers else 0

@@ -30,7 +30,7 @@ _BEFORE, _AFTER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Unmatched:
-    """Rows that are joined with nothing. topic: whose; missing: the topic that lacks them, "" where none is to blame."""
+    """Rows that are joined with nothing. topic: whose; missing: the topic that lacks them, "" where no one does."""
 
     generation: int
     topic: str
@@ -44,15 +44,15 @@ def refusal(topics: Sequence[str], specs: Sequence[StreamSpec | None]) -> str:
     known = [(topic, spec) for topic, spec in zip(topics, specs, strict=True) if spec is not None]
     for topic, spec in known:
         if spec.kind in ("image", "ragged"):
-            return f"{topic} is {'an image' if spec.kind == 'image' else 'ragged'}: it has not one row a pixel to join"
+            return (
+                f"{topic} is {'an image' if spec.kind == 'image' else 'ragged'}: it has not one row a pixel to join"
+            )
         if spec.sync == "none":
             return f"{topic} does not say which frame is which pixel, so it can't be joined"
     for topic, spec in known[1:]:
         if spec.nav_shape != known[0][1].nav_shape:
             shapes = (" x ".join(map(str, each.nav_shape)) or "one pixel" for each in (known[0][1], spec))
-            return "{} is a scan of {}, {} one of {}: they can't be joined".format(
-                known[0][0], next(shapes), topic, next(shapes)
-            )
+            return f"{known[0][0]} is a scan of {next(shapes)}, {topic} one of {next(shapes)}: they can't be joined"
     return ""
 
 
@@ -297,7 +297,7 @@ class Join:
         return self.bytes + self._largest > self.most_bytes
 
     def newest(self, generation: int) -> list[Rows | None]:
-        """Return for each topic the index in it of the newest frame of every pixel, (cells,), -1 = none; None alike."""
+        """Return by topic the index in it of the newest frame seen of every pixel, (cells,) or None, -1 = none."""
         scan = self._scans.get(generation)
         if scan is None:
             return [None] * len(self.topics)

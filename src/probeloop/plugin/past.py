@@ -26,11 +26,11 @@ class History(Protocol):
     """The recorder's side, read while it writes: `record.history.SessionHistory`."""
 
     def blocks(self, topic: str, generation: int, wanted: NDArray[np.bool_]) -> Iterator[FrameBlock]:
-        """Yield the wanted pixels (cells,) of a scan that are on disk, a piece at a time, in the order of the scan."""
+        """Yield the wanted pixels (cells,) of a scan that are on disk, in the order of the scan, piece by piece."""
         ...
 
     def kept(self, topic: str, generation: int, cells: int) -> tuple[Rows, Rows] | None:
-        """Return the index in its topic (-1 = not there) and the exposure [ns] of every pixel's frame; None = none."""
+        """Return index in its topic (-1 = not there) and exposure [ns] of every pixel's frame, (cells,) each."""
         ...
 
 

@@ -25,10 +25,8 @@ class SessionHistory:
         if scan is not None:
             yield from scan.blocks(wanted=wanted)
 
-    def kept(
-        self, topic: str, generation: int, cells: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Return the index in its topic (-1 = not there) and the exposure [ns] of every pixel's frame, (cells,) each."""
+    def kept(self, topic: str, generation: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Return index in its topic (-1 = not there) and exposure [ns] of every pixel's frame, (cells,) each."""
         scan = self._scan(topic, generation, cells)
         return None if scan is None else (scan.column("index").ravel(), scan.column("time_ns").ravel())
 

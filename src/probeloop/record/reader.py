@@ -84,9 +84,7 @@ class RecordedTopic:
         """What was measured, (*nav,) or (points,)."""
         return self.column("present")
 
-    def blocks(
-        self, generation: int | None = None, wanted: NDArray[np.bool_] | None = None
-    ) -> Iterator[FrameBlock]:
+    def blocks(self, generation: int | None = None, wanted: NDArray[np.bool_] | None = None) -> Iterator[FrameBlock]:
         """Yield what was measured, in the order of the scan, a block for each chunk; of points, one block each.
 
         wanted: pixels of a scan to read, (cells,); chunks without any are left out.

@@ -64,7 +64,7 @@ from probeloop.api import FrameBlock, JoinTransform, Outputs, Settings, StreamSp
 class {cls}(JoinTransform):
     """Mean of the second topic times a weight, less that of the first."""
 
-    inputs = ("first", "second")  # a rig names their topics in this order: input = ["haadf.intensity", "com.intensity"]
+    inputs = ("first", "second")  # a rig names topics in this order: input = ["haadf.intensity", "com.intensity"]
 
     class Parameters(Settings):
         """Live controls in the window."""
@@ -106,7 +106,9 @@ def new(options: argparse.Namespace) -> int:
     if path.exists():
         raise DropInError(f"{path} exists already", "choose another name, or edit it")
     words = options.name.split("_")
-    text = _TEMPLATES[options.of].format(title=" ".join(words).capitalize(), cls="".join(w.capitalize() for w in words))
+    text = _TEMPLATES[options.of].format(
+        title=" ".join(words).capitalize(), cls="".join(w.capitalize() for w in words)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")

@@ -50,8 +50,8 @@ def check_plugin(
 ) -> list[str]:
     """Return every way in which a transform breaks its contract, in words; empty = it keeps it.
 
-    specs: inputs to try it on, a tuple for a JoinTransform (default: every sort, those that it accepts). limit_s: longest a call may take
-    [s]; first_s: the first one, which may compile.
+    specs: inputs to try it on, a tuple for a JoinTransform (default: every sort, those that it accepts). limit_s:
+    longest a call may take [s]; first_s: the first one, which may compile.
     """
     faults = common_faults(cls)
     if faults:
@@ -117,7 +117,11 @@ def common_faults(cls: type[Any]) -> list[str]:
         return [f"it lacks {', '.join(sorted(cls.__abstractmethods__))}()"]
     if issubclass(cls, JoinTransform):
         roles: Any = cls.inputs
-        if not isinstance(roles, tuple) or not all(isinstance(each, str) for each in roles) or len(set(roles)) < max(2, len(roles)):
+        if (
+            not isinstance(roles, tuple)
+            or not all(isinstance(each, str) for each in roles)
+            or len(set(roles)) < max(2, len(roles))
+        ):
             return [f"its inputs are {roles!r}: name at least two, each another, as in ('signal', 'reference')"]
     if not (cls.__doc__ or "").strip() or cls.__doc__ is next((b.__doc__ for b in cls.__mro__[1:]), None):
         faults.append("its class has no docstring")
