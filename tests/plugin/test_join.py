@@ -231,6 +231,18 @@ def test_a_cell_that_is_done_again_is_told_and_joined_with_nothing() -> None:
     assert [int(f) for f in meeting.flags[1]] == [1, 2]
 
 
+def test_a_row_that_is_done_again_while_it_waits_is_joined_as_it_is_now() -> None:
+    join = Join(("t0", "t1"))
+    for rows in ([(0, 1), (1, 2)], [(2, 3)]):
+        join.take(0, block(0, rows, flags=BEGIN))
+    newer = block(0, [(2, 3), (0, 1)], index=3)
+    join.take(0, msgspec.structs.replace(newer, data=np.array([-3, -1])))
+    assert join.late(1).size == 0
+    found = [blocks for rows in ([(0, 1), (1, 2)], [(2, 3)]) for blocks in join.take(1, block(1, rows, flags=BEGIN))]
+    assert np.concatenate([first.data for first, _ in found]).tolist() == [-1, 20, -3]
+    assert join.unmatched() == []
+
+
 def test_a_topic_that_is_read_from_the_middle_of_a_scan_on_says_so() -> None:
     meeting = Meeting(2)
     meeting.take(0, block(0, [(2, 3), (3, 4)]))

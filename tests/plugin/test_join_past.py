@@ -97,7 +97,7 @@ def test_cells_that_are_not_on_record_are_said_to_be_old(
     stage.hosts["a"].set_parameters({"factor": 7.0})
     stage.until(lambda: any(isinstance(event, Remark) for event in stage.told))
     (remark,) = [event for event in stage.told if isinstance(event, Remark)]
-    assert remark.text == "p: 64 finished cells keep an older result, their camera and a.out is not on record"
+    assert remark.text == "p: 64 finished cells have an old result or none: no record of camera and a.out"
     assert not stage.hosts["p"].past.busy
 
 

@@ -132,8 +132,12 @@ class Host:
 
     def _hear_join(self) -> None:
         """Owe the cells of which an input gave another result; say why a scan can't be joined."""
-        if self._seen is not None and (late := self.intake.late(self._seen[0])) is not None:
-            self.past.ask(late)
+        if self._seen is not None:
+            if (late := self.intake.late(self._seen[0])) is not None:
+                self.past.ask(late)
+            if (promised := self.intake.promised(self._seen[0])) is not None:
+                self.past.ask(promised)
+                self._finished[promised] = True
         for _, why in self.intake.refused():
             self._say("refused", f"{self.instance.name}: {why}")
 
@@ -342,9 +346,7 @@ class Host:
         stale = int((self.past.owed & self._finished).sum())
         if stale:
             topics = " and ".join(self.instance.input)
-            text = (
-                f"{self.instance.name}: {stale} finished cells keep an older result, their {topics} is not on record"
-            )
+            text = f"{self.instance.name}: {stale} finished cells have an old result or none: no record of {topics}"
             self.report(Remark(text=text, level="warning"))
         self.past.forget()
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from ..bus.node import Bus
 from ..bus.subscribe import Subscriber
 from ..data.axes import StreamSpec
@@ -45,6 +47,7 @@ class Intake:
         self._lost = dict.fromkeys(self.topics, 0)
         self._unmatched = dict.fromkeys(self.topics, 0)
         self._given_up: list[Unmatched] = []
+        self._promised: list[Unmatched] = []
         self._told = 0.0
         self._join: Join | None = None
         self._heard = [0.0] * len(self.topics)
@@ -120,6 +123,11 @@ class Intake:
         found = self._join.late(generation) if self._join is not None else None
         return found if found is not None and found.size else None
 
+    def promised(self, generation: int) -> Rows | None:
+        """Return the pixels of a scan that were not told as missing because the record fills them in, or None."""
+        found, self._promised = [each.pixels for each in self._promised if each.generation == generation], []
+        return np.concatenate(found) if found else None
+
     def refused(self) -> list[tuple[int, str]]:
         """Return (generation, why) of the scans that proved not to be joined."""
         return self._join.refused() if self._join is not None else []
@@ -160,7 +168,9 @@ class Intake:
         alike: dict[tuple[Any, ...], list[int]] = {}
         for each in self._given_up:
             self._unmatched[each.topic] += each.pixels.size
-            if not (self.filled_in and each.why == "not read yet"):
+            if self.filled_in and each.why == "not read yet":
+                self._promised.append(each)
+            else:
                 key = (each.generation, each.topic, each.missing, each.why)
                 alike.setdefault(key, []).extend(each.pixels.tolist())
         self._given_up = []

@@ -80,7 +80,7 @@ class _Side:
             self.newest = np.full(cells, -1, np.int64)
 
     def take(self, block: FrameBlock) -> tuple[slice | Rows, Rows]:
-        """Move the mark; return the rows that are new, and the pixels of rows that are done again."""
+        """Move the mark; return the rows that are new, and those that are done again."""
         times, wanted = block.time_ns, is_pixel(block)
         rows = np.flatnonzero(wanted)
         self.newest[block.scan_index[rows]] = block.index + rows
@@ -96,8 +96,8 @@ class _Side:
                 self._at_mark = np.concatenate([self._at_mark, at_mark]) if newest == self.mark else at_mark.copy()
                 self.mark = newest
         if not late.any():
-            return span(rows), block.scan_index[:0]
-        return span(np.flatnonzero(wanted & ~late)), block.scan_index[late]
+            return span(rows), rows[:0]
+        return span(np.flatnonzero(wanted & ~late)), np.flatnonzero(late)
 
     def _of_one_stamp(self, block: FrameBlock, rows: Rows, equal: NDArray[np.bool_]) -> Rows:
         """Return which rows are new though their time is that of the row before: a line may have one stamp.
@@ -133,8 +133,8 @@ class _Scan:
             self._describe(which, block, from_start or bool(block.flags & BlockFlag.SCAN_BEGIN))
         if block.count and not self.refusal:
             new, late = side.take(block)
-            if late.size:
-                self.late.append(late)
+            if late.size and (late := side.waiting.replace(block, late)).size:
+                self.late.append(block.scan_index[late])
             made = self._match(which, block, new)
         if block.flags & BlockFlag.SCAN_END:
             side.ended = True

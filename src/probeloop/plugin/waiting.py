@@ -52,6 +52,15 @@ class Waiting:
             found.append(block)
         return found
 
+    def replace(self, block: FrameBlock, which: Rows) -> Rows:
+        """Put rows of a block in the place of those of the same time and pixel; return which of them had none."""
+        left = which
+        for waits in self._front(int(block.time_ns[which].max())):
+            mine, theirs = common(block.time_ns[left], block.scan_index[left], waits.time_ns, waits.scan_index)
+            waits.data[theirs] = block.data[left[mine]]
+            left = np.delete(left, mine)
+        return left
+
     def pick(self, rows: Rows) -> FrameBlock:
         """Take these rows out (M > 0) and return them, in that order."""
         first, start = 0, 0

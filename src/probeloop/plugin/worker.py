@@ -47,6 +47,7 @@ from .pulse import Work
 Check = Callable[[type[Any]], Sequence[str] | None]
 _IDLE_S = 0.1
 _CRASHED = 3
+_ANNOUNCED_S = 0.5
 _LAST_WORD_S = 0.3  # a writer that goes before its readers looked takes its events with it
 
 
@@ -181,6 +182,7 @@ class PluginProcess:
                 reply = host.set_parameters(state["chosen"])
                 if isinstance(reply, Refused):  # the new class may have other parameters
                     host.renew()
+            self._await_announcements(host)
             client.call(encode(Disable(host.instance.name)), 2.0)
             told = decode_reply(client.call(encode(Describe()), 2.0))
             if isinstance(told, Description):
@@ -190,6 +192,12 @@ class PluginProcess:
             host.adopt_scan()
         finally:
             client.close()
+
+    def _await_announcements(self, host: Host) -> None:
+        """Let idle sources say what the scan is that is on; they look for new readers every 100 ms."""
+        until = time.monotonic() + _ANNOUNCED_S
+        while host.readers and host.intake.now_on() is None and time.monotonic() < until:
+            self.stop.wait(0.01)
 
     def loop(self, poll_s: float = _IDLE_S) -> int:
         """Serve requests and blocks until the end; return the exit code."""
