@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from probeloop.data.control import Accepted, Run, SetParameters
+from probeloop.data.control import Accepted, Describe, Description, Run, SetParameters
 from probeloop.data.errors import BusError, RecordError
 from probeloop.record.reader import Session
 from probeloop.rig.client import Connection
@@ -52,20 +52,22 @@ def test_camera_and_dark_field_are_joined_bit_for_bit_and_follow_the_annulus(lau
     folder = run.folder
     with Connection(run.name, "test") as connection:
 
-        def accepted(process: str, request: Any) -> bool:
+        def answers(process: str, request: Any) -> bool:
             try:
-                return isinstance(connection.request(process, request), Accepted)
+                return isinstance(connection.request(process, request), Accepted | Description)
             except BusError:  # it is not there yet
                 return False
 
-        run.until(lambda: accepted("experiment", PLAN), "a scan")
+        for process in ("plugin.haadf", "plugin.com", "plugin.share", "plugin.apart"):
+            run.until(lambda process=process: answers(process, Describe()), process)
+        run.until(lambda: answers("experiment", PLAN), "a scan")
         first = run.until(lambda: next(iter(folder.glob("share.value/*.zspy")), None), "a joined map")
         generation = int(first.stem)
         before, _ = run.until(lambda: joined_maps(folder, generation), "the joined maps")
         assert np.flatnonzero(np.isnan(before)).tolist() == [DROPPED]
         assert 0 < np.nanmin(before) < np.nanmax(before) < 1
 
-        assert accepted("plugin.haadf", SetParameters("haadf", {"outer": 90.0}))
+        assert answers("plugin.haadf", SetParameters("haadf", {"outer": 90.0}))
 
         def followed() -> list[np.ndarray[Any, Any]]:
             made = joined_maps(folder, generation)
@@ -75,7 +77,7 @@ def test_camera_and_dark_field_are_joined_bit_for_bit_and_follow_the_annulus(lau
         assert np.nanmean(after) < np.nanmean(before)
         assert np.flatnonzero(np.isnan(after)).tolist() == [DROPPED]
 
-        assert accepted("plugin.share", SetParameters("share", {"form": "contrast"}))
+        assert answers("plugin.share", SetParameters("share", {"form": "contrast"}))
         run.until(lambda: np.nanmax(recorded(folder, "share.value", generation)) < 0, "the map in its other form")
         frames = recorded(folder, "camera", generation).sum(axis=(2, 3))
         dark = recorded(folder, "haadf.intensity", generation)

@@ -30,7 +30,10 @@ class InstrumentEntry(msgspec.Struct, frozen=True):
 
 
 class PluginEntry(Settings):
-    """One running plug-in. input: topics it reads. record: write its outputs. group: shipped ones share a process."""
+    """One running plug-in. input: topics it reads, in the order of a JoinTransform's inputs.
+
+    record: write its outputs. own_process: a shipped one does not share a process.
+    """
 
     use: Name
     input: tuple[str, ...] = ("camera",)
