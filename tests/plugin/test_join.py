@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.frame import BlockFlag, FrameBlock, FrameFlag
-from probeloop.plugin.join import Join, refusal
+from probeloop.plugin.join import MOST_SCANS, Join, refusal
 from probeloop.testing.streams import block_of
 
 CELLS = 6
@@ -203,6 +203,17 @@ def test_a_visit_that_was_lost_does_not_shift_the_next_one() -> None:
     meeting.take(1, block(1, [(1, 2), (0, 3), (1, 4)], flags=BEGIN | END))
     assert meeting.joined == [(1, 1, 2), (1, 0, 3), (1, 1, 4)]
     assert [each.pixels.tolist() for each in meeting.lost] == [[0]]
+
+
+def test_scans_do_not_pile_up_where_a_topic_gives_nothing() -> None:
+    join = Join(("t0", "t1"))
+    for generation in range(MOST_SCANS + 10):
+        join.take(0, block(0, [(0, generation)], index=generation, generation=generation, flags=BEGIN | END))
+    lost = join.unmatched()
+    assert [(each.why, each.generation) for each in lost] == [("no room", generation) for generation in range(10)]
+    assert join.waiting(0) == MOST_SCANS
+    ((first, _),) = join.take(1, block(1, [(0, 500)], generation=500, flags=BEGIN | END))
+    assert first.generation == 500
 
 
 def test_what_completes_a_block_whole_is_not_copied() -> None:

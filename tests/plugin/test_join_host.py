@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from probeloop.bus import topic as topics
+from probeloop.bus.ledger import CREDIT
 from probeloop.bus.node import Bus
 from probeloop.bus.publish import Publisher
 from probeloop.bus.subscribe import Subscriber
 from probeloop.data.control import Accepted, StateChange
-from probeloop.data.errors import ContractError
+from probeloop.data.errors import BusError, ContractError
 from probeloop.data.frame import BlockFlag, FrameBlock
 from probeloop.plugin.host import Host
 from probeloop.plugin.instance import PluginInstance
@@ -158,6 +159,14 @@ def test_inputs_that_do_not_fit_are_refused_by_their_roles(bus: Bus) -> None:
         with pytest.raises(ContractError) as raised:
             Host(bus, PluginInstance(name="p", use="t", input=inputs), Both(), print)
         assert str(raised.value).startswith(words)
+
+
+def test_one_reader_too_many_leaves_none_behind(stage: Stage, bus: Bus) -> None:
+    for _ in range(16):
+        stage.reader("full")
+    with pytest.raises(BusError, match="'full'"):
+        stage.host("p", Both(), "free", "full")
+    assert bus.ledger.rows(CREDIT, "free") == [], "nothing waits for a reader that is not there"
 
 
 def test_a_slow_partner_makes_a_source_wait_and_nothing_is_lost(

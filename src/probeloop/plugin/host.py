@@ -268,6 +268,7 @@ class Host:
                 self._specs = self._called(lambda: completed(self.plugin, self.instance.name, specs))
         except (CalibrationError, SettingsError) as error:
             self._refused = True
+            self.past.forget()
             self._say("refused", str(error))
             return False
         said = tuple(str(each.message) for each in caught)

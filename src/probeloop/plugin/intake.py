@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..bus.node import Bus
 from ..bus.subscribe import Subscriber
 from ..data.axes import StreamSpec
 from ..data.control import Event, Gap
+from ..data.errors import BusError
 from ..data.frame import FrameBlock
 from .instance import PluginInstance
 from .join import MOST_BYTES, Blocks, Join, Unmatched
@@ -38,7 +39,6 @@ class Intake:
     """
 
     def __init__(self, bus: Bus, instance: PluginInstance, report: Report, most_bytes: int = MOST_BYTES) -> None:
-        """Join the topics; raises BusError."""
         self._bus, self._instance, self._report, self._most_bytes = bus, instance, report, most_bytes
         self.topics = instance.input
         self.readers: list[Subscriber] = []
@@ -54,11 +54,16 @@ class Intake:
         self._held: dict[int, float] = {}
 
     def open(self) -> None:
-        """Begin to read."""
-        for topic in self.topics:
-            lossless = self._instance.lossless
-            self.readers.append(Subscriber(self._bus, topic, "lossless" if lossless else "newest", credit=lossless))
-            self._lost[topic] = 0
+        """Begin to read; raises BusError, and then reads nothing."""
+        lossless = self._instance.lossless
+        try:
+            for topic in self.topics:
+                self._lost[topic] = 0
+                mode: Literal["lossless", "newest"] = "lossless" if lossless else "newest"
+                self.readers.append(Subscriber(self._bus, topic, mode, credit=lossless))
+        except BusError:
+            self.close()
+            raise
         self._join = Join(self.topics, self._most_bytes) if len(self.topics) > 1 else None
 
     def close(self) -> None:
@@ -106,7 +111,7 @@ class Intake:
     def _holds(self, which: int) -> bool:
         """Whether a topic that is ahead is left unread, so that its source waits, until the others have caught up.
 
-        Not for longer than they give something: one of them may have lost what is waited for.
+        Not when they have given nothing for a while: one of them may have lost what is waited for.
         """
         spec, join = self.readers[which].spec, self._join
         if join is None or not join.is_full() or not join.waiting(which) or spec is None or not spec.can_wait:

@@ -24,6 +24,8 @@ from .waiting import Rows, Waiting, common, cost, span
 Blocks = tuple[FrameBlock, ...]
 Why = Literal["never came", "not read yet", "no room", "other frames", "old scan"]
 MOST_BYTES = 128 << 20
+MOST_SCANS = 1024  # that one topic may be ahead of another; more than a lossless reader may lag behind
+_NO_ROWS = np.empty(0, np.int64)
 _NOTHING = BlockFlag(0)
 _BEFORE, _AFTER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
@@ -69,7 +71,7 @@ class _Side:
         self.waiting = Waiting()
         self.start = self.mark = _BEFORE
         self.ended = False
-        self.newest = self._at_mark = np.empty(0, np.int64)
+        self.newest = self._at_mark = _NO_ROWS
 
     def describe(self, block: FrameBlock) -> None:
         """Take a new description of the topic's frames."""
@@ -143,6 +145,7 @@ class _Scan:
 
     def leave(self, which: int) -> list[Blocks]:
         """The topic has gone on to a newer generation."""
+        self.sides[which].newest = _NO_ROWS
         if self.sides[which].ended:
             return []
         self.sides[which].ended = True
@@ -279,9 +282,13 @@ class Join:
         return scan
 
     def _forget(self) -> None:
-        """Let go of the scans that every topic has left."""
-        for generation in [g for g in self._scans if g < min(self._at)]:
-            self._unmatched += self._scans.pop(generation).unmatched
+        """Let go of the scans that every topic has left, and of the oldest where one topic gives nothing at all."""
+        too_many = sorted(self._scans)[:-MOST_SCANS]
+        for generation in [g for g in self._scans if g < min(self._at) or g in too_many]:
+            scan = self._scans.pop(generation)
+            while scan.bytes:
+                scan.shed()
+            self._unmatched += scan.unmatched
 
     @property
     def bytes(self) -> int:
@@ -307,7 +314,7 @@ class Join:
         """Return the pixels of which a topic gave another result since the last call: they are to be joined again."""
         scan = self._scans.get(generation)
         if scan is None or not scan.late:
-            return np.empty(0, np.int64)
+            return _NO_ROWS
         found, scan.late = np.unique(np.concatenate(scan.late)), []
         return found
 
