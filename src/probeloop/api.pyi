@@ -168,6 +168,7 @@ from .plugin.contract import (
     Checkpoint as Checkpoint,
     Context as Context,
     FrameTransform as FrameTransform,
+    JoinTransform as JoinTransform,
     NoParameters as NoParameters,
     Observation as Observation,
     Observe as Observe,

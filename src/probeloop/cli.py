@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     new = add("new", "write a drop-in to start from")
     new.add_argument("kind", choices=["plugin"], help="what to write")
     new.add_argument("name", help="its name: small letters, digits, _")
+    new.add_argument("--kind", dest="of", choices=["frames", "join"], default="frames",
+                     help="of one topic frame by frame (the default), or of several topics joined")  # fmt: skip
     new.add_argument("--folder", help="where (default: your plug-in folder, which running rigs watch)")
     check = add("check", "hold a drop-in against its contract")
     check.add_argument("path", help="the file or folder of the drop-in")

@@ -32,7 +32,7 @@ from .data.settings import Settings, convert
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{w}{i}" for w in ("com", "lpt") for i in range(1, 10))}
-KINDS = ("FrameTransform", "ScanTransform", "Scalarizer", "Policy", "Reward", "Plan")
+KINDS = ("FrameTransform", "JoinTransform", "ScanTransform", "Scalarizer", "Policy", "Reward", "Plan")
 INSTRUMENTS = ("Driver", "Simulator")
 ROOMS = {"probeloop.plugins": "", "probeloop.drivers": "Driver", "probeloop.simulators": "Simulator"}
 _VERBS = {"describe", "read_back", "make_safe", "close"}

@@ -18,4 +18,4 @@ def test_it_keeps_its_contract(drop_in: discover.Found) -> None:
 
 
 def test_there_are_some_of_every_kind_that_ships() -> None:
-    assert {"FrameTransform", "ScanTransform", "Scalarizer"} <= {each.kind for each in SHIPPED}
+    assert {"FrameTransform", "JoinTransform", "ScanTransform", "Scalarizer"} <= {each.kind for each in SHIPPED}

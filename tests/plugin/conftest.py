@@ -12,6 +12,8 @@ from probeloop.bus.publish import Publisher
 from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.frame import BlockFlag, FrameBlock, FrameBuffer
 
+from .stage import Stage
+
 NO_FLAGS = BlockFlag(0)
 
 
@@ -51,12 +53,30 @@ class Camera:
             flags = BlockFlag.SCAN_BEGIN if i == 0 else BlockFlag(0)
             self.block(part, generation, flags | (BlockFlag.SCAN_END if i == blocks - 1 else BlockFlag(0)))
 
-    def history(self, topic: str, generation: int) -> Iterator[FrameBlock]:
-        assert topic == "camera"
-        return (block for block in list(self.sent) if block.generation == generation)
+    @property
+    def history(self) -> Sent:
+        return Sent(self)
 
     def close(self) -> None:
         self.publisher.close()
+
+
+class Sent:
+    """A record of what a camera sent."""
+
+    def __init__(self, camera: Camera) -> None:
+        self.camera = camera
+
+    def blocks(self, topic: str, generation: int, wanted: np.ndarray) -> Iterator[FrameBlock]:
+        assert topic == "camera"
+        return (
+            block.rows(np.flatnonzero(wanted[block.scan_index]))
+            for block in list(self.camera.sent)
+            if block.generation == generation
+        )
+
+    def kept(self, topic: str, generation: int, cells: int) -> None:
+        return None
 
 
 def fill(buffer: FrameBuffer, index: np.ndarray) -> None:
@@ -85,5 +105,12 @@ def bus(rig_id: str) -> Iterator[Bus]:
 @pytest.fixture
 def camera(bus: Bus) -> Iterator[Camera]:
     made = Camera(bus)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def stage(bus: Bus) -> Iterator[Stage]:
+    made = Stage(bus)
     yield made
     made.close()

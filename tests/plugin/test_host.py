@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,27 +16,13 @@ from probeloop.data.calibration import CalibrationSet
 from probeloop.data.control import Accepted, Gap, Refused, Remark, Revision, StateChange
 from probeloop.data.errors import CalibrationError, ContractError, DropInError
 from probeloop.data.frame import BlockFlag, FrameBlock
-from probeloop.data.settings import Settings
-from probeloop.data.units import quantity
-from probeloop.plugin.contract import FrameTransform, Scalarizer, ScanTransform
+from probeloop.plugin.contract import Scalarizer, ScanTransform
 from probeloop.plugin.host import Host
 from probeloop.plugin.instance import PluginInstance
 from probeloop.plugin.worker import PluginProcess
 
 from .conftest import Camera, camera_spec
-
-
-class Times(FrameTransform):
-    """The first pixel, times a factor."""
-
-    class Parameters(Settings):
-        factor: Annotated[float, quantity("", ge=0.0, le=100.0)] = 2.0
-
-    def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
-        return {"out": StreamSpec("out", "values", "<f8", units="counts")}
-
-    def process(self, block: FrameBlock) -> dict[str, Any]:
-        return {"out": block.data[:, 0, 0] * np.float64(self.parameters.factor)}
+from .stage import Times
 
 
 class MapMean(ScanTransform):
@@ -140,7 +126,7 @@ def test_new_parameters_come_between_blocks_and_the_finished_cells_follow(
     first = next(reader.drain())
     assert (first.revision, first.scan_index[0]) == (1, 48), "new frames come first"
     assemble(first.spec, first, out)
-    while host.step() or host._past is not None:
+    while host.step() or host.past.busy:
         pass
     for block in reader.drain():
         assert block.revision == 1
@@ -288,8 +274,9 @@ def test_a_host_refuses_what_it_can_not_run(bus: Bus) -> None:
 
     with pytest.raises(ContractError, match="inside the experiment"):
         Host(bus, PluginInstance(name="p", use="number"), Number(), print)
-    with pytest.raises(ContractError, match="one topic"):
-        Host(bus, PluginInstance(name="p", use="t", input=("a", "b")), Times(), print)
+    for plugin, kind in ((Times(), "FrameTransform"), (MapMean(), "ScanTransform")):
+        with pytest.raises(ContractError, match=rf"p names 2 topics, a {kind} reads one\. join them first"):
+            Host(bus, PluginInstance(name="p", use="t", input=("a", "b")), plugin, print)
 
 
 def test_a_slow_plug_in_names_what_it_lost(camera: Camera, hosted: Any) -> None:

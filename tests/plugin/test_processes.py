@@ -23,6 +23,8 @@ from probeloop.data.control import (
     Describe,
     Description,
     Event,
+    Gap,
+    Remark,
     SetParameters,
     StateChange,
     decode_event,
@@ -142,6 +144,23 @@ def rig(rig_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         made = Rig(bus, rig_id, tmp_path)
         yield made
         made.close()
+
+
+JOIN = '''"""A join of a test."""
+import numpy as np
+from probeloop.api import JoinTransform, StreamSpec
+
+class {cls}(JoinTransform):
+    """What the second says of a pixel, times {factor}."""
+    inputs = ("frames", "values")
+
+    def outputs(self, specs):
+        return {{"out": StreamSpec("out", "values", "<f8")}}
+
+    def process(self, blocks):
+        assert np.array_equal(blocks[0].scan_index, blocks[1].scan_index)
+        return {{"out": np.abs(blocks[1].data).reshape(len(blocks[0].data), -1).mean(axis=1, dtype="f8") * {factor}}}
+'''
 
 
 def lives(pid: int) -> bool:
@@ -264,6 +283,52 @@ def test_a_new_source_takes_over_between_two_frames_and_a_broken_one_does_not(ri
     rig.until(lambda: len(rig.keeper.pids()) == 1)
     assert reader.stats.lost == 0
     reader.close()
+
+
+def test_a_new_source_of_a_join_takes_over_both_topics_and_what_lay_between_is_named(rig: Rig) -> None:
+    write(rig.folder, "half", factor=0.5)
+    path = rig.folder / "both.py"
+    path.write_text(JOIN.format(cls="Both", factor=1.0))
+    rig.start("half")
+    joined = msgspec.structs.replace(rig.instance("both"), input=("camera", "half.out"))
+    rig.keeper.start("both", (joined,))
+    rig.until(lambda: bool(rig.states("both")))
+    reader = Subscriber(rig.bus, "both.out", "lossless")
+    factors: dict[int, float] = {}
+    at = 0
+    rig.camera.announce(1, camera_spec((128, 128), 4))
+
+    def play(true: Callable[[], bool], seconds: float = 30.0) -> None:
+        nonlocal at
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, [msgspec.to_builtins(e) for e in rig.told]
+            rig.camera.block(np.arange(at, at + 1), 1)
+            at += 1
+            rig.turn()
+            for block in reader.drain():
+                found = 2 * block.data / np.maximum(block.scan_index, 1)
+                factors.update(zip(block.scan_index.tolist(), found.tolist(), strict=True))
+
+    play(lambda: len(factors) > 10)
+    partial = path.with_suffix(".py~")
+    partial.write_text(JOIN.format(cls="Both", factor=3.0))
+    os.replace(partial, path)
+    play(lambda: 3.0 in factors.values())
+    last = at
+    play(lambda: max(factors) >= last)
+    named = [p for e in rig.told if isinstance(e, Gap) for p in e.pixels]
+    assert sorted([*factors, *named]) == list(range(max(factors) + 1)), "each is joined once, or named"
+    assert list(factors.values()) == sorted(factors.values()), "the old one never came back"
+    assert reader.stats.lost == 0
+    reader.close()
+
+
+def test_a_join_dropped_in_says_that_a_rig_must_name_its_topics(rig: Rig) -> None:
+    (rig.folder / "meet.py").write_text(JOIN.format(cls="Meet", factor=1.0))
+    rig.until(lambda: any(isinstance(e, Remark) and "meet.py joins several topics" in e.text for e in rig.told))
+    assert "[plugins.meet] input" in next(e.text for e in rig.told if isinstance(e, Remark))
+    assert rig.keeper.names() == {}
 
 
 def test_a_file_dropped_in_is_a_topic_within_two_seconds(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from record_blocks import block_of, frames_spec, map_spec, rows, spectrum_spec
 
 from probeloop.data.errors import RecordError
 from probeloop.record.codec import decode, encode
-from probeloop.record.history import history_of
+from probeloop.record.history import SessionHistory
 from probeloop.record.reader import Session, open_session
 from probeloop.record.session import SessionWriter
 from probeloop.record.stored import StoredArray
@@ -46,10 +46,27 @@ def test_blocks_come_back_with_their_columns_while_it_is_being_written(tmp_path:
     scan = session.topic("scan")
     np.testing.assert_array_equal(scan.data(), np.arange(12, dtype=np.float32).reshape(2, 3, 2))
     np.testing.assert_array_equal(np.concatenate([b.data for b in scan.blocks()]).ravel(), np.arange(12))
-    assert [b.generation for b in history_of(tmp_path)("spectrum", 5)] == [5]
-    assert list(history_of(tmp_path)("nothing", 5)) == []
+    assert [b.generation for b in session.blocks("spectrum", 5)] == [5]
     with pytest.raises(RecordError, match="there is: camera, scan, spectrum"):
         session.topic("image")
+
+
+def test_wanted_pixels_come_back_and_what_is_known_of_every_frame(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    history, wanted = SessionHistory(tmp_path), np.zeros(20, bool)
+    wanted[[2, 3, 11, 16]] = True
+    found = list(history.blocks("camera", 1, wanted))
+    pixels = np.concatenate([b.scan_index for b in found])
+    np.testing.assert_array_equal(pixels, [2, 3, 16])
+    np.testing.assert_array_equal(np.concatenate([b.data for b in found]).reshape(3, -1)[:, 0], pixels * 42)
+    kept = history.kept("camera", 1, 20)
+    assert kept is not None
+    index, time_ns = kept
+    np.testing.assert_array_equal(np.flatnonzero(index < 0), range(10, 15))
+    np.testing.assert_array_equal(time_ns[pixels], 1000 + pixels)
+    assert history.kept("camera", 1, 21) is None, "a scan of another shape"
+    assert history.kept("nothing", 1, 20) is None
+    assert list(history.blocks("nothing", 1, wanted)) == []
 
 
 def test_what_is_no_session_is_refused(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def test_list_says_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)
     kinds = {row["name"]: row["kind"] for row in rows}
     assert kinds["annular_detector"] == "FrameTransform"
+    assert kinds["ratio"] == "JoinTransform"
     assert kinds["stem"] == "Simulator"
     assert [row for row in rows if row["origin"] == "shipped" and row["error"]] == []
 
@@ -106,6 +107,10 @@ def test_new_writes_a_plug_in_that_keeps_its_contract(
     assert "keeps its contract" in capsys.readouterr().out
     assert "exists already" in fails(capsys, "new", "plugin", "my_filter")
     assert "no name" in fails(capsys, "new", "plugin", "My-Filter")
+    assert main(["new", "plugin", "my_join", "--kind", "join"]) == 0
+    assert '[plugins.my_join] input = ["TOPIC", "TOPIC"]' in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "my_join.py")]) == 0
+    assert "class MyJoin(JoinTransform)" in (tmp_path / "my_join.py").read_text()
 
 
 @pytest.mark.parametrize("what", ["commands", "requests", "events", "rig"])

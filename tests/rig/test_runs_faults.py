@@ -44,6 +44,11 @@ use = "annular_detektor"
 [plugins.area]
 use = "loop_area"
 parameters = { nothing = 1 }
+[plugins.share]
+use = "ratio"
+[plugins.fft]
+use = "fourier"
+input = ["camera", "haadf.intensity"]
 [plan]
 use = "explore"
 parameters = { count = -100 }
@@ -55,10 +60,13 @@ parameters = { count = -100 }
     for path in ("tilt", "limits.dose", "instrument.pixel_size", "instrument.colour",
                  "plugins.haadf.parameters.inner",
                  "plugins.haadf.parameters.outr", "plugins.sharp.use", "plugins.area.parameters.nothing",
+                 "plugins.share.input", "plugins.fft.input",
                  "plan[0].parameters.count"):  # fmt: skip
         assert f"probeloop: {path}: " in said
     assert "did you mean annular_detector or detectors?" in said
     assert "0 <= number <= 1000" in next(line for line in lines if "haadf.parameters.inner" in line)
+    assert "names 1 topic, it joins 2: signal, reference" in said
+    assert "names 2 topics, a ScanTransform reads one (allowed: join them first: " in said
     assert lines[-1] == "probeloop: mend r.toml"
 
 

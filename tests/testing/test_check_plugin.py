@@ -9,7 +9,7 @@ import pytest
 
 from probeloop.data.axes import StreamSpec
 from probeloop.discover import load_path
-from probeloop.plugin.contract import FrameTransform, Scalarizer, ScanTransform
+from probeloop.plugin.contract import FrameTransform, JoinTransform, Scalarizer, ScanTransform
 from probeloop.testing.check import check, check_here
 from probeloop.testing.check_plugin import check_plugin
 from probeloop.testing.check_scalarizer import check_scalarizer
@@ -30,6 +30,10 @@ FAULTS = {
     "endless_range": "two finite bounds",
     "flood": "rows",
     "keeps_map": "keeps a view",
+    "join_keeps_second": "keeps a view",
+    "join_mutates_second": "changes block.data",
+    "join_returns_view": "is a view of block.data",
+    "join_of_one": "its inputs are ('signal',): name at least two",
     "says_valid": "says that nan is valid",
     "wrong_answer": "not (value, sigma, valid)",
 }
@@ -91,6 +95,20 @@ class Covered(ScanTransform):
         return {"cells": np.array([(self.cells,)], [("n", "<i8")])}
 
 
+class Less(JoinTransform):
+    """First less second and third, frame by frame; rows that are not of one pixel would show."""
+
+    inputs = ("first", "second", "third")
+
+    def outputs(self, specs: tuple[StreamSpec, ...]) -> dict[str, StreamSpec]:
+        return {"less": StreamSpec("less", "values", "<f8")}
+
+    def process(self, blocks):  # type: ignore[no-untyped-def]
+        assert len({block.scan_index.tobytes() for block in blocks}) == 1
+        first, *others = (np.abs(block.data).reshape(block.count, -1).sum(axis=1).astype("f8") for block in blocks)
+        return {"less": first - sum(others)}
+
+
 class Mean(Scalarizer):
     """Mean of what is there."""
 
@@ -102,6 +120,7 @@ class Mean(Scalarizer):
 def test_good_ones_pass() -> None:
     assert check_plugin(Sum) == []
     assert check_plugin(Covered) == []
+    assert check_plugin(Less) == []
     assert check_scalarizer(Mean) == []
 
 

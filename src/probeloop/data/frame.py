@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,12 +227,51 @@ class FrameBlock(msgspec.Struct, frozen=True, eq=False):  # made once a block: 0
             frame_flags=self.frame_flags.copy(),
         )
 
+    def rows(self, which: slice | NDArray[np.intp]) -> FrameBlock:
+        """Return some of its frames, in the order of `which`: (M,) row numbers, or a slice, which copies nothing.
+
+        Its `index` is that of the first of them. Raises WireError for a ragged block.
+        """
+        if self.spec.kind == "ragged":
+            raise WireError(f"{self.spec.name!r} is ragged: its frames can't be told apart", "use its items")
+        time_ns = self.time_ns[which]
+        first = which.start or 0 if isinstance(which, slice) else int(which[0]) if len(which) else 0
+        return msgspec.structs.replace(
+            self,
+            index=self.index + first,
+            count=len(time_ns),
+            data=self.data[which],
+            time_ns=time_ns,
+            scan_index=self.scan_index[which],
+            position=self.position[which],
+            dose=self.dose[which],
+            frame_flags=self.frame_flags[which],
+        )
+
     @property
     def items(self) -> list[bytes]:
         """The byte strings of a ragged block; raises WireError when its offsets lie."""
         if self.spec.kind != "ragged":
             raise WireError(f"{self.spec.name!r} is not ragged")
         return unpack_ragged(self.data, self.count)
+
+
+def together(blocks: Sequence[FrameBlock]) -> FrameBlock:
+    """Return the frames of several blocks of one spec, one after another, with the last one's header.
+
+    One block is returned as it is, of several all is copied.
+    """
+    if len(blocks) == 1:
+        return blocks[0]
+
+    def column(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(block, name) for block in blocks])
+
+    return msgspec.structs.replace(
+        blocks[-1], index=blocks[0].index, count=sum(block.count for block in blocks), data=column("data"),
+        time_ns=column("time_ns"), scan_index=column("scan_index"), position=column("position"),
+        dose=column("dose"), frame_flags=column("frame_flags"),
+    )  # fmt: skip
 
 
 def pack_ragged(items: list[bytes]) -> bytes:

@@ -1,7 +1,8 @@
 """What a drop-in is. One file, one class; the host owns processes, threads, buffers and topics.
 
-Kinds: FrameTransform (N frames in, N out), ScanTransform (a scan in, results now and then), Policy (where next),
-Scalarizer (spectrum to one number), Reward, Plan (a generator of commands).
+Kinds: FrameTransform (N frames in, N out), JoinTransform (N frames of each of several topics in), ScanTransform (a
+scan in, results now and then), Policy (where next), Scalarizer (spectrum to one number), Reward, Plan (a generator of
+commands).
 """
 
 from __future__ import annotations
@@ -84,6 +85,34 @@ class FrameTransform(DropIn):
     @abstractmethod
     def process(self, block: FrameBlock) -> Outputs:
         """Return (N, ...) arrays by output name. `block.data` is valid until this returns."""
+
+
+class JoinTransform(DropIn):
+    """N rows of several topics in, N results out; the host finds the rows that are one measurement.
+
+    inputs: what each topic is to the plug-in, at least two; a rig's `input` names the topics in that order.
+    The host copies scan_index, position, time, dose and flags of the first one. waiting_mb: how much of what the
+    others have not got yet may wait [MiB]; what is given up beyond it is named.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ()
+    may_be_nan: ClassVar[bool] = False
+    memory_mb: ClassVar[int] = 1024
+    waiting_mb: ClassVar[int] = 128
+
+    @abstractmethod
+    def outputs(self, specs: tuple[StreamSpec, ...]) -> dict[str, StreamSpec]:
+        """Return every output's spec by its short name, for one spec an input.
+
+        They have scans of one shape. Raises CalibrationError or SettingsError when it can't work on them.
+        """
+
+    @abstractmethod
+    def process(self, blocks: tuple[FrameBlock, ...]) -> Outputs:
+        """Return (N, ...) arrays by output name.
+
+        The blocks, one an input, hold the same N pixels in the same order. Their data are valid until this returns.
+        """
 
 
 class ScanTransform(DropIn):
@@ -244,7 +273,7 @@ class Plan(DropIn):
         """Yield steps."""
 
 
-KINDS: tuple[type[DropIn], ...] = (FrameTransform, ScanTransform, Scalarizer, Policy, Reward, Plan)
+KINDS: tuple[type[DropIn], ...] = (FrameTransform, JoinTransform, ScanTransform, Scalarizer, Policy, Reward, Plan)
 
 
 def kind_of(cls: type[DropIn]) -> str:
@@ -252,8 +281,28 @@ def kind_of(cls: type[DropIn]) -> str:
     return next(kind.__name__ for kind in KINDS if issubclass(cls, kind))
 
 
+def input_fault(cls: type[DropIn], topics: Sequence[str]) -> tuple[str, str] | None:
+    """Return why a transform can't read these topics and what to do about it, or None when it can."""
+    if issubclass(cls, JoinTransform):
+        if len(set(topics)) < len(topics):
+            return f"names a topic twice: {', '.join(topics)}", "name each once"
+        if len(topics) != len(cls.inputs):
+            count = f"{len(topics)} topic{'' if len(topics) == 1 else 's'}"
+            return (
+                f"names {count}, it joins {len(cls.inputs)}: {', '.join(cls.inputs)}",
+                "name one for each, in that order",
+            )
+    elif len(topics) != 1:
+        kind = kind_of(cls)
+        return (
+            f"names {len(topics)} topics, a {kind} reads one",
+            f"join them first: a {kind} can read what a JoinTransform puts out",
+        )
+    return None
+
+
 __all__ = [
-    "KINDS", "Cause", "Checkpoint", "Context", "DropIn", "FrameTransform", "NoParameters", "Observation", "Observe",
-    "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Propose", "Reduce", "Reward", "Scalarizer",
-    "ScanTransform", "Step", "Submit", "Ticket", "Wait", "kind_of",
+    "KINDS", "Cause", "Checkpoint", "Context", "DropIn", "FrameTransform", "JoinTransform", "NoParameters",
+    "Observation", "Observe", "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Propose", "Reduce",
+    "Reward", "Scalarizer", "ScanTransform", "Step", "Submit", "Ticket", "Wait", "input_fault", "kind_of",
 ]  # fmt: skip

@@ -1,17 +1,16 @@
-"""Runs one plug-in: input topic -> plug-in -> output topics.
+"""Runs one plug-in: input topics -> plug-in -> output topics.
 
-The host owns buffers, columns, revisions and checks; the plug-in sees a block and returns arrays. Parameters change
-between two blocks. After a change new frames come first; finished cells of the scan follow, from `history`.
+The host owns buffers, columns, revisions and checks; the plug-in sees a block (a JoinTransform one of every topic)
+and returns arrays. Parameters change between two blocks. After a change, of its own or of what a joined topic comes
+from, new frames come first; finished cells of the scan follow, from `history`.
 """
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,21 +18,21 @@ from ..bus.node import Bus
 from ..bus.subscribe import Subscriber
 from ..data.assemble import is_pixel
 from ..data.axes import StreamSpec
-from ..data.control import Accepted, Event, Gap, Refused, Remark, Reply, Revision, StateChange
+from ..data.control import Accepted, Refused, Remark, Reply, Revision, StateChange
 from ..data.errors import CalibrationError, ContractError, DropInError, ProbeloopError, SettingsError
 from ..data.frame import BlockFlag, FrameBlock
 from ..data.settings import convert, to_mapping
-from .contract import DropIn, FrameTransform, ScanTransform, kind_of
+from .contract import DropIn, FrameTransform, JoinTransform, ScanTransform, input_fault, kind_of
 from .instance import PluginInstance, form_schema
-from .output import Columns, Output, check_arrays, completed
+from .intake import Intake, Report
+from .join import Blocks
+from .output import Columns, Output, check_arrays, completed, given
+from .past import EVERY, History, Past
 from .pulse import Work
 from .scan_map import ScanSoFar
 
-History = Callable[[str, int], Iterator[FrameBlock]]
-Report = Callable[[Event], None]
 _NOTHING = BlockFlag(0)
-_OLD_BLOCK = 0.3  # [s] until the recorder has written what it had in memory
-_ATTEMPTS = 10
+_ADOPTED = 4  # looks at the record for a scan that was on: most of its cells may not be measured yet
 
 
 class Host:
@@ -52,40 +51,35 @@ class Host:
         history: History | None = None,
         source_hash: str = "",
     ) -> None:
-        """Join the input topic; raises ContractError for a kind or a number of inputs that a host can't run."""
-        if not isinstance(plugin, FrameTransform | ScanTransform):
+        """Join the input topics; raises ContractError for a kind or a number of inputs that a host can't run."""
+        if not isinstance(plugin, FrameTransform | JoinTransform | ScanTransform):
             raise ContractError(f"{instance.use!r} is a {kind_of(type(plugin))}; it runs inside the experiment")
-        if len(instance.input) != 1:
-            raise ContractError(
-                f"{instance.name} has {len(instance.input)} inputs; a plug-in is joined to one topic in this version",
-                "give it one input",
-            )
+        fault = input_fault(type(plugin), instance.input)
+        if fault is not None:
+            raise ContractError(f"the input of {instance.name} {fault[0]}", fault[1])
         self.bus, self.instance, self.plugin, self.report = bus, instance, plugin, report
-        self.topic = instance.input[0]
-        self.history, self.source_hash = history, source_hash
+        self.source_hash = source_hash
         self.revision = instance.revision
         self.enabled = instance.enabled
         self.state, self.reason = "waiting" if self.enabled else "disabled", ""
         self.work = Work(bus, instance.name)
-        self.reader = self._join() if self.enabled else None
+        self.intake = Intake(bus, instance, report, getattr(plugin, "waiting_mb", 0) << 20)
+        if self.enabled:
+            self.intake.open()
+        self.past = Past(history, instance.input)
         self.outputs: dict[str, Output] = {}
-        self.next_index = 0
         self.frames = 0
         self.warnings: tuple[str, ...] = ()
         self._specs: dict[str, StreamSpec] = {}
-        self._seen: tuple[int, StreamSpec] | None = None
-        self._refused: tuple[int, StreamSpec] | None = None
-        self._lost = 0
-        self._finished: NDArray[np.bool_] | None = None
-        self._old: NDArray[np.bool_] | None = None
-        self._past: Iterator[FrameBlock] | None = None
-        self._past_again_ns, self._past_attempts = 0, 0
+        self._seen: tuple[int, tuple[StreamSpec, ...]] | None = None
+        self._refused = False
+        self._finished = np.zeros(0, bool)
         self._map: ScanSoFar | None = None
 
-    def _join(self) -> Subscriber:
-        if self.instance.lossless:
-            return Subscriber(self.bus, self.topic, "lossless", credit=True)
-        return Subscriber(self.bus, self.topic, "newest")
+    @property
+    def readers(self) -> tuple[Subscriber, ...]:
+        """What a loop waits on: none while it is disabled."""
+        return tuple(self.intake.readers)
 
     # --- the loop's calls ---
 
@@ -95,46 +89,57 @@ class Host:
         Raises ContractError for output that is not what was declared, and whatever the plug-in raises.
         """
         self.work.beat()
-        if self.reader is None:
+        if not self.intake.readers:
             return False
         for done in range(most):
-            block = self.reader.receive()
-            if block is None:
+            found = self.intake.read()
+            if found is None:
                 return bool(done) or self._catch_up()
-            if block.index + block.count > self.next_index or not block.count:
-                self.take(block)
-                self.next_index = max(self.next_index, block.index + block.count)
-        self._report_gaps()
+            for blocks in found:
+                self.take(blocks)
+            self._hear_join()
+        self.intake.report_gaps()
         return True
 
     @property
     def busy(self) -> bool:
         """Whether something is left over to be done while no new block waits."""
-        return self._past is not None or (self._map is not None and self._map.dirty)
+        return self.past.due or (self._map is not None and self._map.dirty)
 
     def refresh(self) -> None:
         """Connect late joiners; every 100 ms."""
-        self._report_gaps()
+        self.intake.report_gaps()
         for output in self.outputs.values():
             output.publisher.refresh()
 
-    def take(self, block: FrameBlock) -> None:
-        """Process one block."""
-        if self._is_new(block):
-            self._begin_generation(block.generation, block.spec)
-        if self._refused is not None:
+    def take(self, blocks: Blocks) -> None:
+        """Process the same rows of every input."""
+        first = blocks[0]
+        if self._is_new(blocks):
+            self._begin_generation(first.generation, tuple(each.spec for each in blocks))
+        if self._refused:
             return
-        self.frames += block.count
+        self.frames += first.count
         if self._map is not None:
-            self._map.take(self, block)
+            self._map.take(self, first)
             return
-        arrays = self._call_process(block) if block.count else None
-        self._publish(block, arrays, block.flags, block.index)
-        if self._finished is not None:
-            pixels = block.scan_index[is_pixel(block)]
+        arrays = self._call_process(blocks) if first.count else None
+        self._publish(first, arrays, first.flags, first.index)
+        if self._finished.size:
+            pixels = first.scan_index[is_pixel(first)]
             self._finished[pixels] = True
-            if self._old is not None:
-                self._old[pixels] = False
+            self.past.done(pixels)
+
+    def _hear_join(self) -> None:
+        """Owe the cells of which an input gave another result; say why a scan can't be joined."""
+        if self._seen is not None:
+            if (late := self.intake.late(self._seen[0])) is not None:
+                self.past.ask(late)
+            if (promised := self.intake.promised(self._seen[0])) is not None:
+                self.past.ask(promised)
+                self._finished[promised] = True
+        for _, why in self.intake.refused():
+            self._say("refused", f"{self.instance.name}: {why}")
 
     # --- parameters ---
 
@@ -157,15 +162,13 @@ class Host:
         """Begin a new revision: declare the outputs again, then do the finished cells of the scan again."""
         self.revision += 1
         if self._seen is not None:
-            generation, spec = self._seen
-            if not self._declare(spec, generation):
+            generation, specs = self._seen
+            if not self._declare(specs, generation):
                 return
             if self._map is not None:
                 self._map.dirty = True
-            elif self._finished is not None and self.history is not None and self._finished.any():
-                self._old = self._finished.copy()
-                self._past_attempts = 0
-                self._past = self.history(self.topic, generation)
+            else:
+                self.past.ask(self._finished)
         self._report_revision()
 
     def _report_revision(self) -> None:
@@ -177,29 +180,28 @@ class Host:
             ))  # fmt: skip
 
     def set_enabled(self, enabled: bool) -> Reply:
-        """Begin or stop reading; the topics stay. The answer's id is the index of the next input frame."""
+        """Begin or stop reading; the topics stay. Where it goes on is `next` in its description."""
         if enabled != self.enabled:
             self.enabled = enabled
             if enabled:
-                self.reader = self._join()
-            elif self.reader is not None:
-                self.reader.close()
-                self.reader = None
-            self._past = None
+                self.intake.open()
+            else:
+                self.intake.close()
+            self.past.forget()
             self._say("waiting" if enabled else "disabled")
-        return Accepted(id=self.next_index)
+        return Accepted(id=self.intake.next[self.instance.input[0]])
 
     def describe(self) -> dict[str, Any]:
         """Return the instance's state as plain data, and the JSON Schema of its parameters."""
-        stats = self.reader.stats if self.reader is not None else None
         return {
             "use": self.instance.use, "kind": kind_of(type(self.plugin)), "enabled": self.enabled,
             "state": self.state, "reason": self.reason, "warnings": list(self.warnings),
             "parameters": to_mapping(self.plugin.parameters), "chosen": self.chosen(), "revision": self.revision,
-            "input": list(self.instance.input), "source_hash": self.source_hash,
+            "input": list(self.instance.input), "next": dict(self.intake.next), "source_hash": self.source_hash,
+            "inputs": {topic: dict(self.intake.counts(topic)) for topic in self.instance.input},
             "outputs": {name: output.spec.name for name, output in self.outputs.items()},
             "topics": [output.spec.name for output in self.outputs.values()],
-            "frames": self.frames, "blocks": self.work.blocks, "lost": stats.lost if stats else self._lost,
+            "frames": self.frames, "blocks": self.work.blocks, "lost": self.intake.lost,
             "block_ms": self.work.median_ns / 1e6, "summary": (type(self.plugin).__doc__ or "").partition("\n")[0],
             "schema": form_schema(type(self.plugin).Parameters),
         }  # fmt: skip
@@ -213,9 +215,7 @@ class Host:
 
     def close(self) -> None:
         """Leave the bus."""
-        if self.reader is not None:
-            self.reader.close()
-            self.reader = None
+        self.intake.close()
         for output in self.outputs.values():
             output.close()
         self.outputs.clear()
@@ -228,58 +228,47 @@ class Host:
             self.state, self.reason = state, reason
             self.report(StateChange(target=self.instance.name, state=state, reason=reason))
 
-    def _report_gaps(self) -> None:
-        stats = self.reader.stats if self.reader is not None else None
-        if stats is not None and stats.lost > self._lost:
-            first = stats.gaps[-1][0] if stats.gaps else self.next_index
-            self.report(Gap(topic=self.topic, first=first, count=stats.lost - self._lost,
-                            reason=f"{self.instance.name} was too slow"))  # fmt: skip
-            self._lost = stats.lost
-
-    def _is_new(self, block: FrameBlock) -> bool:
-        if self._seen is None or self._seen[0] != block.generation:
+    def _is_new(self, blocks: Blocks) -> bool:
+        if self._seen is None or self._seen[0] != blocks[0].generation:
             return True
-        return self._seen[1] is not block.spec and self._seen[1] != block.spec
+        return any(a is not b.spec and a != b.spec for a, b in zip(self._seen[1], blocks, strict=True))
 
     def adopt_scan(self) -> None:
         """Begin with the scan that is on already: after a reload its finished cells are done again."""
-        if self.reader is None:
+        found = self.intake.now_on() if self.intake.readers else None
+        if found is None:
             return
-        self.reader.pending()  # reads what was announced
-        spec = self.reader.spec
-        if spec is None:
-            return
-        self._begin_generation(self.reader.generation, spec)
-        if self._finished is not None and self.history is not None and self._refused is None and self._map is None:
-            self._old = np.ones_like(self._finished)
-            self._past_attempts = _ATTEMPTS - 2
-            self._past = self.history(self.topic, self.reader.generation)
+        self._begin_generation(*found)
+        if not self._refused and self._map is None:
+            self.past.ask(EVERY, _ADOPTED)
+            self.intake.filled_in = self.past.busy
 
-    def _begin_generation(self, generation: int, spec: StreamSpec) -> None:
+    def _begin_generation(self, generation: int, specs: tuple[StreamSpec, ...]) -> None:
         fresh = self._seen is None
-        self._seen, self._refused = (generation, spec), None
-        self._past = self._old = None
-        cells = int(np.prod(spec.nav_shape, dtype=np.int64)) if spec.nav and spec.sync != "none" else 0
-        self._finished = np.zeros(cells, bool) if cells else None
+        self._seen, self._refused = (generation, specs), False
+        mapped = specs[0].nav and specs[0].sync != "none"
+        self._finished = np.zeros(int(np.prod(specs[0].nav_shape, dtype=np.int64)) if mapped else 0, bool)
+        self.past.begin(generation, specs, self._finished.size)
         self._map = None
         self.work.expect_slow()
-        if not self._declare(spec, generation):
+        if not self._declare(specs, generation):
             return
         if isinstance(self.plugin, ScanTransform):
-            self._map = ScanSoFar(self.plugin, spec)
+            self._map = ScanSoFar(self.plugin, specs[0])
             self._map.begin(self)
         self.work.expect_slow()  # a new type of data may be compiled
         if fresh:
             self._report_revision()
 
-    def _declare(self, spec: StreamSpec, generation: int) -> bool:
+    def _declare(self, specs: tuple[StreamSpec, ...], generation: int) -> bool:
         """Ask for the outputs and announce them; False when the plug-in can't work on this input."""
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                self._specs = self._called(lambda: completed(self.plugin, self.instance.name, spec))
+                self._specs = self._called(lambda: completed(self.plugin, self.instance.name, specs))
         except (CalibrationError, DropInError, SettingsError) as error:
-            self._refused = (generation, spec)
+            self._refused = True
+            self.past.forget()
             self._say("refused", str(error))
             return False
         said = tuple(str(each.message) for each in caught)
@@ -287,7 +276,7 @@ class Host:
             self.warnings = said
             for text in said:
                 self.report(Remark(text=f"{self.instance.name}: {text}", level="warning"))
-        self._refused = None
+        self._refused = False
         for name in [name for name in self.outputs if name not in self._specs]:
             self.outputs.pop(name).close()
         for name, made in self._specs.items():
@@ -304,15 +293,14 @@ class Host:
         finally:
             self.work.end()
 
-    def _call_process(self, block: FrameBlock) -> dict[str, NDArray[Any]]:
-        plugin = self.plugin
-        assert isinstance(plugin, FrameTransform)
+    def _call_process(self, blocks: Blocks) -> dict[str, NDArray[Any]]:
+        plugin: Any = self.plugin
         self.work.begin()
         try:
-            arrays = plugin.process(block)
+            arrays = plugin.process(given(plugin, blocks))
         finally:
             self.work.end()
-        return check_arrays(self.instance.name, self._specs, arrays, block.count)
+        return check_arrays(self.instance.name, self._specs, arrays, blocks[0].count)
 
     def _publish(
         self, block: FrameBlock, arrays: Mapping[str, NDArray[Any]] | None, flags: BlockFlag, source_index: int,
@@ -340,50 +328,28 @@ class Host:
         """Do one piece of what is left over."""
         if self._map is not None:
             return self._map.catch_up(self)
-        if self._past is None or self._seen is None or self._refused is not None:
-            return False
-        if time.monotonic_ns() < self._past_again_ns:
+        if not self.past.due or self._seen is None or self._refused:
             return False
         try:
-            block = next(self._past, None)
+            blocks = self.past.next(self.intake.newest(self._seen[0]))
         except ProbeloopError as error:
             self.report(Remark(text=f"{self.instance.name} can't redo the map: {error}", level="warning"))
-            self._past = None
             return False
-        if block is None:
-            self._end_of_past()
-            return True
-        self._redo(block)
+        if blocks is None:
+            if not self.past.busy:
+                self._give_up()
+            return False
+        self._publish(blocks[0], self._call_process(blocks), _NOTHING, blocks[0].index, patience_s=0.5)
         return True
 
-    def _redo(self, block: FrameBlock) -> None:
-        old = self._old
-        assert old is not None
-        assert self._seen is not None
-        wanted = is_pixel(block)
-        wanted[wanted] = old[block.scan_index[wanted]]
-        if not wanted.any():
-            return
-        block = _of_generation(block, self._seen[0])
-        arrays = self._call_process(block)
-        self._publish(block, arrays, _NOTHING, block.index, patience_s=0.5)
-        old[block.scan_index[is_pixel(block)]] = False
-
-    def _end_of_past(self) -> None:
-        """Look again a little later when the record did not hold every finished cell yet."""
-        assert self._seen is not None
-        self._past = None
-        self._past_attempts += 1
-        if self._old is not None and self._old.any() and self.history is not None and self._past_attempts < _ATTEMPTS:
-            self._past = self.history(self.topic, self._seen[0])
-            self._past_again_ns = time.monotonic_ns() + int(_OLD_BLOCK * 1e9)
-        else:
-            self._old = None
-
-
-def _of_generation(block: FrameBlock, generation: int) -> FrameBlock:
-    """Return a block of the record as one of the generation it was read for."""
-    return block if block.generation == generation else msgspec.structs.replace(block, generation=generation)
+    def _give_up(self) -> None:
+        """Let go of the cells that the record does not give, and say so of those that are finished."""
+        stale = int((self.past.owed & self._finished).sum())
+        if stale:
+            topics = " and ".join(self.instance.input)
+            text = f"{self.instance.name}: {stale} finished cells have an old result or none: no record of {topics}"
+            self.report(Remark(text=text, level="warning"))
+        self.past.forget()
 
 
 __all__ = ["History", "Host", "Report"]

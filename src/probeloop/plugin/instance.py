@@ -8,13 +8,15 @@ import msgspec
 
 from ..data.settings import json_schema
 
+TRANSFORMS = ("FrameTransform", "JoinTransform", "ScanTransform")  # the kinds that run in plug-in processes
+
 
 class PluginInstance(msgspec.Struct, frozen=True, kw_only=True):
     """One running plug-in: what the rig says of it, and where it stands.
 
-    name: of the instance, the first part of its topics. use: the drop-in. folders: the rig's. shipped: comes with
-    probeloop, so it may share a process. recorded: its first block waits for the recorder.
-    revision: of its parameters, continued after a restart.
+    name: of the instance, the first part of its topics. use: the drop-in. input: topics, several for a JoinTransform.
+    folders: the rig's. shipped: comes with probeloop, so it may share a process. recorded: its first block waits for
+    the recorder. revision: of its parameters, continued after a restart.
     """
 
     name: str

@@ -294,6 +294,9 @@ class PluginKeeper:
             return []
         if self._auto is None or found.origin not in ("user", "rig") or found.name in self.names():
             return []
+        if found.kind == "JoinTransform":
+            how = f'name them in the rig: [plugins.{found.name}] input = ["TOPIC", "TOPIC"]'
+            return [Remark(text=f"{found.path.name} joins several topics; {how}", level="warning")]
         made = self._auto(found)
         if made is None:
             return []

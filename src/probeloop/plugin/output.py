@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,9 +19,10 @@ from ..bus.publish import Publisher
 from ..data.axes import StreamSpec
 from ..data.errors import ContractError
 from ..data.frame import BlockFlag, FrameBlock, block_bytes
-from .contract import DropIn, FrameTransform
+from .contract import DropIn, JoinTransform, ScanTransform
 from .instance import topic_name
 
+T = TypeVar("T")
 _SMALL_BLOCK = 16 << 10
 _LARGE_BLOCK = 256 << 10
 _ROWS_OF_A_TABLE = 65_536
@@ -31,12 +32,13 @@ _AT_FIRST = BlockFlag.SCAN_BEGIN
 _AT_LAST = BlockFlag.SCAN_END | BlockFlag.ABORTED | BlockFlag.LAST_ROWS
 
 
-def completed(plugin: DropIn, instance: str, source: StreamSpec) -> dict[str, StreamSpec]:
-    """Return the specs of a plug-in's outputs for input `source`, with what only the host knows filled in.
+def completed(plugin: DropIn, instance: str, sources: tuple[StreamSpec, ...]) -> dict[str, StreamSpec]:
+    """Return the specs of a plug-in's outputs for its inputs, with what only the host knows filled in.
 
     Raises ContractError when `outputs` returns something else, and whatever `outputs` raises.
     """
-    declared = plugin.outputs(source)  # type: ignore[attr-defined]
+    source = sources[0]
+    declared = plugin.outputs(given(plugin, sources))  # type: ignore[attr-defined]
     if not isinstance(declared, Mapping) or not declared:
         raise ContractError(f"{instance}: outputs() returned {declared!r}", "return {name: StreamSpec}")
     made = {}
@@ -46,7 +48,7 @@ def completed(plugin: DropIn, instance: str, source: StreamSpec) -> dict[str, St
         made[name] = msgspec.structs.replace(
             spec,
             name=topic_name(instance, name),
-            nav=source.nav if isinstance(plugin, FrameTransform) else spec.nav,
+            nav=spec.nav if isinstance(plugin, ScanTransform) else source.nav,
             origin=source.origin,
             sync=source.sync,
             stamp=source.stamp,
@@ -56,6 +58,11 @@ def completed(plugin: DropIn, instance: str, source: StreamSpec) -> dict[str, St
             may_be_nan=bool(getattr(plugin, "may_be_nan", False)),
         )
     return made
+
+
+def given(plugin: DropIn, inputs: tuple[T, ...]) -> T | tuple[T, ...]:
+    """Return what a plug-in is handed of its inputs: a JoinTransform all of them, the others their only one."""
+    return inputs if isinstance(plugin, JoinTransform) else inputs[0]
 
 
 def check_arrays(

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import discover
-
-TRANSFORMS = ("FrameTransform", "ScanTransform")
+from .instance import TRANSFORMS
 
 
 @dataclass(frozen=True)

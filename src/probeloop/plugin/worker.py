@@ -40,13 +40,14 @@ from ..data.settings import convert
 from .backoff import Restarts
 from .contract import Context, DropIn
 from .host import History, Host
-from .instance import PluginInstance, service_name
+from .instance import TRANSFORMS, PluginInstance, service_name
 from .memory import limit_memory
 from .pulse import Work
 
 Check = Callable[[type[Any]], Sequence[str] | None]
 _IDLE_S = 0.1
 _CRASHED = 3
+_ANNOUNCED_S = 0.5
 _LAST_WORD_S = 0.3  # a writer that goes before its readers looked takes its events with it
 
 
@@ -148,8 +149,8 @@ class PluginProcess:
         if take_over:
             self._take_over(host)
         self.hosts[instance.name] = host
-        if host.reader is not None:
-            self.poller.add(host.reader)
+        for reader in host.readers:
+            self.poller.add(reader)
         self._serve(instance.name)
         state = "running" if take_over else host.state
         facts = {"pid": os.getpid(), "source_hash": digest, "path": str(drop_in.path), "revision": host.revision}
@@ -159,7 +160,7 @@ class PluginProcess:
 
     def _make(self, cls: type[Any], instance: PluginInstance) -> DropIn:
         if not (isinstance(cls, type) and issubclass(cls, DropIn)):
-            raise DropInError(f"{instance.use!r} is no plug-in", "a plug-in is a FrameTransform or a ScanTransform")
+            raise DropInError(f"{instance.use!r} is no plug-in", f"a plug-in is a {', a '.join(TRANSFORMS)}")
         parameters = convert(cls.Parameters, instance.parameters, f"plugins.{instance.name}.parameters",
                              spelled=instance.spelled)  # fmt: skip
         return cls(parameters, Context(instance.name, instance.seed, self.calibrations, instance.device))
@@ -181,14 +182,22 @@ class PluginProcess:
                 reply = host.set_parameters(state["chosen"])
                 if isinstance(reply, Refused):  # the new class may have other parameters
                     host.renew()
-            ended = decode_reply(client.call(encode(Disable(host.instance.name)), 2.0))
-            if isinstance(ended, Accepted):
-                host.next_index = ended.id
+            self._await_announcements(host)
+            client.call(encode(Disable(host.instance.name)), 2.0)
+            told = decode_reply(client.call(encode(Describe()), 2.0))
+            if isinstance(told, Description):
+                host.intake.next |= told.state["plugins"][host.instance.name]["next"]
             host.adopt_scan()
         except (BusError, KeyError):  # nobody runs it, or it hangs: begin with what comes
             host.adopt_scan()
         finally:
             client.close()
+
+    def _await_announcements(self, host: Host) -> None:
+        """Let idle sources say what the scan is that is on; they look for new readers every 100 ms."""
+        until = time.monotonic() + _ANNOUNCED_S
+        while host.readers and host.intake.now_on() is None and time.monotonic() < until:
+            self.stop.wait(0.01)
 
     def loop(self, poll_s: float = _IDLE_S) -> int:
         """Serve requests and blocks until the end; return the exit code."""
@@ -207,6 +216,8 @@ class PluginProcess:
                     # a plug-in may raise anything
                     if not self._failed(name, error):
                         return _CRASHED
+            if any(host.intake.holding for host in self.hosts.values()):
+                self.stop.wait(0.001)  # something is there, but left unread
             now = time.monotonic_ns()
             if now - refreshed > 100_000_000:
                 refreshed = now
@@ -221,8 +232,8 @@ class PluginProcess:
         if len(self._instances) == 1:
             return False
         host = self.hosts.pop(name)
-        if host.reader is not None:
-            self.poller.remove(host.reader)
+        for reader in host.readers:
+            self.poller.remove(reader)
         self._instances[name] = _standing(host)
         with contextlib.suppress(Exception):
             host.close()
@@ -279,12 +290,12 @@ class PluginProcess:
                 return host.set_parameters(request.values, request.expect_revision)
             except ProbeloopError as error:
                 return Refused(str(error))
-        before = host.reader
-        if before is not None and isinstance(request, Disable):
-            self.poller.remove(before)
+        before = host.readers
+        for reader in before if isinstance(request, Disable) else ():
+            self.poller.remove(reader)
         reply = host.set_enabled(isinstance(request, Enable))
-        if host.reader is not None and host.reader is not before:
-            self.poller.add(host.reader)
+        for reader in host.readers if not before else ():
+            self.poller.add(reader)
         return reply
 
     def close(self) -> None:

@@ -84,24 +84,31 @@ class RecordedTopic:
         """What was measured, (*nav,) or (points,)."""
         return self.column("present")
 
-    def blocks(self, generation: int | None = None) -> Iterator[FrameBlock]:
-        """Yield what was measured, in the order of the scan, a block for each chunk; of points, one block each."""
-        if self.is_scan:
-            yield from self._scan_blocks()
-            return
-        wanted = self.column("generation")
-        for row in range(len(self)):
-            if generation is None or wanted[row] == generation:
-                flags = BlockFlag.SCAN_BEGIN | BlockFlag.SCAN_END
-                yield self._block(np.array([row]), row, row + 1, int(wanted[row]), flags)
+    def blocks(self, generation: int | None = None, wanted: NDArray[np.bool_] | None = None) -> Iterator[FrameBlock]:
+        """Yield what was measured, in the order of the scan, a block for each chunk; of points, one block each.
 
-    def _scan_blocks(self) -> Iterator[FrameBlock]:
+        wanted: pixels of a scan to read, (cells,); chunks without any are left out.
+        """
+        if self.is_scan:
+            yield from self._scan_blocks(wanted)
+            return
+        generations = self.column("generation")
+        for row in range(len(self)):
+            if generation is None or generations[row] == generation:
+                flags = BlockFlag.SCAN_BEGIN | BlockFlag.SCAN_END
+                yield self._block(np.array([row]), row, row + 1, int(generations[row]), flags)
+
+    def _scan_blocks(self, wanted: NDArray[np.bool_] | None) -> Iterator[FrameBlock]:
         nav = self.spec.nav_shape
         per_row = math.prod(nav[1:])
         rows = max(1, self.array().chunks[1 if data_layout(self.spec).lead else 0])  # each chunk is decoded once
         for first in range(0, nav[0], rows):
             last = min(nav[0], first + rows)
-            there = np.flatnonzero(self.column("present", first, last).ravel())
+            cells = slice(first * per_row, last * per_row)
+            if wanted is not None and not wanted[cells].any():
+                continue
+            present = self.column("present", first, last).ravel()
+            there = np.flatnonzero(present if wanted is None else present & wanted[cells])
             if len(there):
                 yield self._block(there + first * per_row, first, last, self.generation, BlockFlag(0), there)
 

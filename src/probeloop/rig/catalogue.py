@@ -50,6 +50,41 @@ class {cls}(FrameTransform):
         return {{"value": frames.mean(axis=1)}}
 '''
 
+_JOIN_TEMPLATE = '''"""{title}: one number per pixel from what two topics say of it.
+
+Say here what it measures, in one or two sentences.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+
+from probeloop.api import FrameBlock, JoinTransform, Outputs, Settings, StreamSpec, quantity
+
+
+class {cls}(JoinTransform):
+    """Mean of the second topic times a weight, less that of the first."""
+
+    inputs = ("first", "second")  # a rig names topics in this order: input = ["haadf.intensity", "com.intensity"]
+
+    class Parameters(Settings):
+        """Live controls in the window."""
+
+        weight: Annotated[float, quantity("", ge=-1e3, le=1e3)] = 1.0
+
+    def outputs(self, specs: tuple[StreamSpec, ...]) -> dict[str, StreamSpec]:
+        """Return one float per pixel."""
+        return {{"value": StreamSpec(name="value", kind="values", dtype="<f4", units=specs[0].units)}}
+
+    def process(self, blocks: tuple[FrameBlock, ...]) -> Outputs:
+        """Return (N,) float32: row i of every block is the same pixel at the same moment."""
+        first, second = (np.abs(block.data).reshape(block.count, -1).mean(axis=1) for block in blocks)
+        return {{"value": (self.parameters.weight * second - first).astype(np.float32)}}
+'''
+_TEMPLATES = {"frames": _TEMPLATE, "join": _JOIN_TEMPLATE}
+
 
 def list(options: argparse.Namespace) -> int:
     """Print every drop-in found, and why any was not loaded."""
@@ -74,12 +109,16 @@ def new(options: argparse.Namespace) -> int:
     if path.exists():
         raise DropInError(f"{path} exists already", "choose another name, or edit it")
     words = options.name.split("_")
-    text = _TEMPLATE.format(title=" ".join(words).capitalize(), cls="".join(w.capitalize() for w in words))
+    text = _TEMPLATES[options.of].format(
+        title=" ".join(words).capitalize(), cls="".join(w.capitalize() for w in words)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     sys.stdout.write(f"{path}\nhold it against its contract: probeloop check {path}\n")
+    if options.of == "join":
+        sys.stdout.write(f'a rig names what it joins: [plugins.{options.name}] input = ["TOPIC", "TOPIC"]\n')
     return 0
 
 

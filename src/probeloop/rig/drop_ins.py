@@ -8,10 +8,12 @@ from typing import Any
 from .. import discover
 from ..data.errors import DropInError, Problem, SettingsError
 from ..data.settings import Settings, convert
+from ..plugin.contract import input_fault, kind_of
+from ..plugin.instance import TRANSFORMS
 from .schema import Rig
 
 _IN_THE_EXPERIMENT = ("Scalarizer", "Reward")
-_IN_A_PLUGIN_ENTRY = ("FrameTransform", "ScanTransform", *_IN_THE_EXPERIMENT)
+_IN_A_PLUGIN_ENTRY = (*TRANSFORMS, *_IN_THE_EXPERIMENT)
 
 
 def faults(rig: Rig) -> list[Problem]:
@@ -23,7 +25,9 @@ def faults(rig: Rig) -> list[Problem]:
     entry = rig.instrument
     _look(found, entry.use, ("Driver", "Simulator"), entry.parameters, "instrument", rig, inline=True)
     for name, plugin in rig.plugins.items():
-        _look(found, plugin.use, _IN_A_PLUGIN_ENTRY, plugin.parameters, f"plugins.{name}", rig)
+        cls = _look(found, plugin.use, _IN_A_PLUGIN_ENTRY, plugin.parameters, f"plugins.{name}", rig)
+        if cls is not None and kind_of(cls) in TRANSFORMS and (fault := input_fault(cls, plugin.input)):
+            found.append(Problem(f"plugins.{name}.input", *fault))
     _look_at_plans(found, rig)
     return found
 
@@ -55,7 +59,7 @@ def _look(
     where: str,
     rig: Rig,
     inline: bool = False,
-) -> None:
+) -> type[Any] | None:
     cls: Any = None
     told: DropInError | None = None
     for kind in kinds:
@@ -67,9 +71,10 @@ def _look(
     if cls is None:
         assert told is not None
         found.append(Problem(f"{where}.use", told.message, told.next_move))
-        return
+        return None
     settings: type[Settings] = getattr(cls, "Parameters", Settings)
     try:
         convert(settings, parameters, where if inline else f"{where}.parameters", spelled=True)
     except SettingsError as error:
         found.extend(error.problems)
+    return cls  # type: ignore[no-any-return]

@@ -23,11 +23,10 @@ from ..data.control import (
     encode,
 )
 from ..data.errors import DropInError, Problem, SettingsError, WireError
-from ..plugin.instance import PluginInstance
+from ..plugin.instance import TRANSFORMS, PluginInstance
 from ..plugin.keeper import PluginKeeper
 from .schema import PluginEntry, Rig
 
-TRANSFORMS = ("FrameTransform", "ScanTransform")
 Spawn = Callable[[str, tuple[PluginInstance, ...], bool], "subprocess.Popen[bytes]"]
 _GROUP = "plugins"
 

@@ -74,7 +74,7 @@ def plugins(config: ProcessConfig, stop: threading.Event) -> int:
     from ..plugin.worker import pin_threads, run_plugin_process
 
     pin_threads()
-    from ..record.history import history_of
+    from ..record.history import SessionHistory
 
     def must_pass(cls: type[Any]) -> None:
         from ..testing.check import check_class
@@ -90,7 +90,7 @@ def plugins(config: ProcessConfig, stop: threading.Event) -> int:
             bus,
             config.instances,
             stop,
-            history=history_of(Path(config.session)),
+            history=SessionHistory(Path(config.session)),
             calibrations=_calibrations(config, bus, stop),
             check=must_pass if config.take_over else None,
             take_over=config.take_over,

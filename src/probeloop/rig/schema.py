@@ -32,9 +32,9 @@ class InstrumentEntry(msgspec.Struct, frozen=True):
 
 
 class PluginEntry(Settings):
-    """One running plug-in. input: topics it reads. record: write its outputs. device: where it may compute.
+    """One running plug-in. input: topics it reads, in the order of a JoinTransform's inputs.
 
-    Shipped ones share a process, unless own_process.
+    record: write its outputs. own_process: a shipped one does not share a process. device: where it may compute.
     """
 
     use: Name

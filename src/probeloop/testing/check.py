@@ -11,7 +11,17 @@ from typing import Any
 
 from .. import discover
 from ..data.errors import ProbeloopError
-from ..plugin.contract import KINDS, FrameTransform, Plan, Policy, Reward, Scalarizer, ScanTransform, kind_of
+from ..plugin.contract import (
+    KINDS,
+    FrameTransform,
+    JoinTransform,
+    Plan,
+    Policy,
+    Reward,
+    Scalarizer,
+    ScanTransform,
+    kind_of,
+)
 
 _MARK = "faults: "
 
@@ -50,7 +60,7 @@ def check_here(path: str | Path) -> list[str]:
 
 def check_class(cls: type[Any]) -> Sequence[str]:
     """Return the faults of one drop-in class, by its kind."""
-    if issubclass(cls, FrameTransform | ScanTransform):
+    if issubclass(cls, FrameTransform | JoinTransform | ScanTransform):
         from .check_plugin import check_plugin
 
         return check_plugin(cls)
