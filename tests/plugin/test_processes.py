@@ -184,7 +184,6 @@ BAD = {
 }
 
 
-@pytest.mark.chaos
 def test_what_breaks_costs_only_itself(rig: Rig) -> None:
     for name, (body, _) in BAD.items():
         write(rig.folder, name, body, extra="memory_mb = 64" if name == "hog" else "")
@@ -212,7 +211,6 @@ def test_what_breaks_costs_only_itself(rig: Rig) -> None:
     reader.close()
 
 
-@pytest.mark.chaos
 def test_what_a_plug_in_started_dies_with_it(rig: Rig) -> None:
     body = (
         "if self.calls == 2:\n"

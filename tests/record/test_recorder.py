@@ -172,7 +172,6 @@ with Bus(sys.argv[1], "recorder") as bus:
 """
 
 
-@pytest.mark.chaos
 def test_a_killed_recorder_loses_at_most_a_second(rig_id: str, tmp_path: Path) -> None:
     """SIGKILL in mid-scan: HyperSpy opens it, `present` is what was measured, a new recorder goes on."""
     hs = pytest.importorskip("hyperspy.api")

@@ -163,7 +163,6 @@ def test_a_run_ends_in_order_when_asked(launch: Callable[..., Any], quick: str, 
 
 
 @pytest.mark.parametrize("victim", ["instrument", "recorder", "experiment", "guard", "supervisor"])
-@pytest.mark.chaos
 def test_whoever_is_killed_the_session_stays(launch: Callable[..., Any], quick: str, victim: str) -> None:
     run = launch("run", quick)
     run.until_frames("scan", 400)

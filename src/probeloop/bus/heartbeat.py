@@ -9,7 +9,7 @@ from ..data.errors import BusError
 from .ledger import PULSE
 from .node import Bus
 
-_SEQUENCE, _TIME_NS, _PID = 0, 1, 2
+_SEQUENCE, _TIME_NS, _PID, _MARK = 0, 1, 2, 3
 
 
 class Heartbeat:
@@ -29,6 +29,10 @@ class Heartbeat:
         words[_SEQUENCE] = sequence
         return sequence
 
+    def mark(self, value: int) -> None:
+        """Leave a word beside the pulse; what it means is between this process and those that read it."""
+        self._words[_MARK] = value
+
 
 class Pulse:
     """Reads the heartbeats of a rig; any thread."""
@@ -37,14 +41,25 @@ class Pulse:
         self._ledger = bus.ledger
         self._rows: dict[str, memoryview] = {}
 
-    def read(self, process: str) -> tuple[float, int, int] | None:
-        """Return (age [s], pid, sequence) of the last beat, or None when that process never had a pulse."""
+    def _row(self, process: str) -> memoryview | None:
         words = self._rows.get(process)
         if words is None:
             rows = self._ledger.rows(PULSE, process)
             if not rows:
                 return None
             words = self._rows[process] = rows[0].words
+        return words
+
+    def mark(self, process: str) -> int:
+        """Return the word that a process left beside its pulse, 0 when there is none; it outlives the process."""
+        words = self._row(process)
+        return 0 if words is None else words[_MARK]
+
+    def read(self, process: str) -> tuple[float, int, int] | None:
+        """Return (age [s], pid, sequence) of the last beat, or None when that process never had a pulse."""
+        words = self._row(process)
+        if words is None:
+            return None
         age_s = (time.monotonic_ns() - words[_TIME_NS]) * 1e-9
         return max(0.0, age_s), words[_PID], words[_SEQUENCE]
 

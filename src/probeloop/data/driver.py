@@ -121,8 +121,9 @@ class Instrument(Protocol):
 class SafePort(Protocol):
     """A second way to the hardware, for the guard's process.
 
-    A driver class offers it as the static method `guard_connection(parameters) -> SafePort`. Without one the guard
-    reaches nothing, and says so.
+    A driver class offers it as the static method `guard_connection(parameters) -> SafePort`, with the parameters that
+    the driver itself gets. It raises when the hardware is not there or refuses, and is called again later. Without
+    one the guard reaches nothing, and says so. Each call returns or raises within 0.5 s, mute hardware or not.
     """
 
     def make_safe(self) -> None:
@@ -130,7 +131,7 @@ class SafePort(Protocol):
         ...
 
     def read_back(self) -> dict[str, Scalar]:
-        """Return the hardware's own values by name, as `Instrument.read_back`."""
+        """Return the hardware's own values by name, as `Instrument.read_back`; asked once a second, as a proof."""
         ...
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ A STOP shuts it. What was inside at that moment can't be called back, so `shut` 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -16,9 +16,13 @@ class ShutError(Exception):
 
 
 class Door:
-    """Counts the calls inside the driver; `make_safe` alone goes round it."""
+    """Counts the calls inside the driver; `make_safe` alone goes round it.
 
-    def __init__(self) -> None:
+    barred: asked at each call: a reason from outside that shuts it before anybody here could.
+    """
+
+    def __init__(self, barred: Callable[[], bool] = lambda: False) -> None:
+        self._barred = barred
         self._changed = threading.Condition()
         self._calls = threading.Lock()
         self._inside = 0
@@ -34,7 +38,7 @@ class Door:
         """
         with self._calls:
             with self._changed:
-                if epoch is not None and epoch != self._epoch:
+                if epoch is not None and (epoch != self._epoch or self._barred()):
                     raise ShutError
                 self._inside += 1
             try:

@@ -11,6 +11,7 @@ from ..data.limits import OPEN, Alarm, Limits
 from .alarms import in_units
 from .checks import CHECKS
 from .gate import FEEDBACK, FEEDBACK_EVENTS, FEEDBACK_TABLE, HOLDER_TIMEOUT, MODE_TABLE, MODES
+from .safety import PROVEN_WITHIN
 from .triggers import MISSED, OVERDUE, alarms_of
 
 
@@ -26,6 +27,7 @@ class Cause:
 
 _TRIP = "safe state, queues flushed, epoch raised"
 _ONCE_GOOD = "Rearm by the operator, once it is good"
+_GUARD = "safe state by the guard's own connection"
 CAUSES = (
     Cause("start", "nothing may move", True, "a proof test of the STOP path that passes"),
     Cause("STOP (any process)", _TRIP, True, "Rearm by the operator, with a proof test"),
@@ -43,7 +45,9 @@ CAUSES = (
     Cause("control given back", "outputs to safe, queues flushed", False, "TakeControl"),
     Cause("control taken by force", "queues flushed, scan ended, epoch raised", False, "TakeControl"),
     Cause("beam idle beyond park_timeout", "blank", False, "the next acquisition of the holder"),
-    Cause("instrument process gone (guard)", "safe state by the guard's own connection", True, "start the rig again"),
+    Cause("instrument process gone (guard)", _GUARD, True, "start the rig again"),
+    Cause("instrument process silent for 1 s (guard)", _GUARD, True, "Rearm by the operator, when it is back"),
+    Cause(f"safe state not proven in {PROVEN_WITHIN:g} s (guard)", _GUARD, True, "repair, then Rearm"),
 )
 
 

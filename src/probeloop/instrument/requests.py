@@ -170,7 +170,7 @@ class Requests:
         """Try the STOP path; permit commands if it works and no alarm stands. Nothing restarts by itself."""
         if not self._desk.state.fault:
             return Accepted(epoch=self._desk.state.epoch)
-        report = proof_test(self._desk.instrument, self._desk.door, self._desk.now_ns)
+        report = self._desk.go_safe_now(proof_test)
         passed = "passed" if report.ok else "failed"
         self._desk.journal.tell(
             StateChange(target="proof test", state=passed, reason=report.words(), data={"took": report.took})

@@ -19,6 +19,7 @@ from .gate import HOLDER_TIMEOUT, GateState
 
 SAFE_WITHIN = 0.5  # [s] in which a driver reaches its safe state
 QUIET_WITHIN = 0.2  # [s] to wait for a call that was inside the driver when STOP came
+PROVEN_WITHIN = SAFE_WITHIN + QUIET_WITHIN  # [s] until the guard makes safe in its own way
 _TOLERANCE = 1e-6
 
 
@@ -97,7 +98,7 @@ def go_safe(instrument: Instrument, door: Door, now_ns: Callable[[], int]) -> Sa
     took = (now_ns() - start) / 1e9
     if not problems and not quiet:
         problems.append(f"a call hangs in the driver since {took:.2f} s")
-    if took > SAFE_WITHIN + QUIET_WITHIN:
+    if took > PROVEN_WITHIN:
         problems.append(f"make_safe took {took:.2f} s, allowed are {SAFE_WITHIN:g} s")
     values = _read(instrument, door, problems) if quiet else None
     if values is not None:

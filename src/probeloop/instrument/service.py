@@ -14,23 +14,25 @@ from collections.abc import Callable
 from typing import Any
 
 from ..bus.event import EventWriter
-from ..bus.heartbeat import Heartbeat
+from ..bus.heartbeat import Heartbeat, Pulse
 from ..bus.node import Bus, timed_wait
 from ..bus.publish import Publisher
 from ..bus.request import Server
 from ..data.clock import MonotonicClock
-from ..data.control import Refused, Request, decode_request, encode
+from ..data.control import Accepted, Refused, Request, decode_request, encode
 from ..data.driver import Acquisition, Instrument, missing_verbs
 from ..data.errors import ContractError, WireError
 from ..data.frame import block_bytes
 from ..data.limits import Limits
 from .desk import ControlDesk
+from .guard import OVER
 from .journal import EventJournal
 from .pump import Delivery, Outlet, most_frames
 from .requests import Requests
 from .sensing import Sensing
 
 SERVICE = "instrument"
+GUARD = "guard"
 TICK = 0.05  # [s]
 REFRESH = 0.1  # [s]
 READBACK = 0.25  # [s] between two looks at an idle instrument
@@ -151,7 +153,8 @@ def run_instrument(
     sys.setswitchinterval(SWITCH)
     events = EventWriter(bus)
     server = Server(bus, SERVICE)
-    pulse = Heartbeat(bus)
+    pulse, watch = Heartbeat(bus), Pulse(bus)
+    pulse.mark(0)
     info = instrument.describe()
     topics = Topics(bus, info.can_wait)
     journal = EventJournal(bus.process, clock.now_ns, events.write)
@@ -165,6 +168,8 @@ def run_instrument(
         outlet=topics.outlet,
         acquire=lambda *a, **k: pump.acquire(desk.pump.run, *a, **k),
         first_generation=first_generation,
+        prove_by=pulse.mark,
+        guarded=lambda: watch.mark(GUARD),
     )
     requests = Requests(desk, HANDOVER)
     sensing = Sensing(instrument, desk.alarms, journal, clock.now_ns)
@@ -190,7 +195,8 @@ def run_instrument(
                 timed_wait(server.listener, TICK / 2)
         serve(server, requests)
     finally:
-        desk.trip("the instrument's process ends")
+        if isinstance(desk.trip("the instrument's process ends"), Accepted):
+            pulse.mark(OVER)
         over.set()
         desk.wake()
         pump.end()

@@ -48,15 +48,16 @@ def instrument(config: ProcessConfig, stop: threading.Event) -> None:
 
 def guard(config: ProcessConfig, stop: threading.Event) -> None:
     """Watch the instrument's process over a connection of its own, where the driver offers one."""
+    from ..data.settings import Settings, convert
     from ..discover import find, load
-    from ..instrument.guard import run_guard
+    from ..instrument.guard import guard_connection, run_guard
 
-    rig = config.rig
-    found = find(rig.instrument.use, "Instrument", rig.folders)
-    offer: Any = None
+    entry = config.rig.instrument
+    found, connect, rig = find(entry.use, "Instrument", config.rig.folders), None, config.rig
     if not _is_shipped_simulator(found):
-        offer = getattr(load(found), "guard_connection", None)
-    connect = None if offer is None else lambda: offer(rig.instrument.parameters)
+        driver = load(found)
+        settings: type[Settings] = getattr(driver, "Parameters", Settings)
+        connect = guard_connection(driver, convert(settings, entry.parameters, entry.use, spelled=True))
     with Bus(rig.name, config.name) as bus:
         run_guard(bus, connect, stop=stop)
 

@@ -165,6 +165,7 @@ def _tell(summary: dict[str, Any]) -> None:
     if physical["p50"] is not None:
         lines.append(f"physical   {display(physical['p50'] / 1e3, 's')} p50, settling included")
     lines += [f"plan       {plan.get('plan', '')} {plan['state']}: {plan['reason']}" for plan in summary["plans"]]
+    lines += [f"guard      {act}" for act in summary["guard"]]
     lines += [f"problem    {problem}" for problem in summary["problems"]]
     lines += [f"{key:10} {summary[key]}" for key in ("session", "report") if summary.get(key)]
     sys.stdout.write("\n".join(lines) + "\n")

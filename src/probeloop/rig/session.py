@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -18,6 +19,7 @@ from ..bus.node import Bus
 from ..bus.request import Client
 from ..bus.topic import check_budget
 from ..data import control
+from ..data.commands import Stop
 from ..data.errors import (
     BusError,
     ProbeloopError,
@@ -28,6 +30,7 @@ from ..data.errors import (
     SharedMemoryError,
     WireError,
 )
+from .guarding import Guarding
 from .plugins import RigPlugins
 from .schema import PlanEntry, Rig
 from .summary import Summary
@@ -50,6 +53,7 @@ class Session:
         self.rig, self.folder, self.headless, self.seconds, self.quiet = rig, folder, headless, seconds, quiet
         self.started = time.monotonic() if started is None else started
         self.summary = Summary()
+        self._guarding = Guarding()
         self._end = threading.Event()
         self._why = ""
         self._was_ready = False
@@ -125,6 +129,8 @@ class Session:
             self._wait_ready("recorder", self._supervisor.children["recorder"])
             self._wait_ready("experiment", self._supervisor.children["experiment"])
             self._wait_plugins()
+            unattended = self.headless and bool(self.rig.plans)
+            self._guarding.wait(lambda: self._turn(0.05), self._ended, unattended=unattended)
         except ProbeloopError as error:
             self._explain(error)
             raise
@@ -220,10 +226,19 @@ class Session:
         self._hang_up()
         while not self._ended() and len(self.summary.plans) == before:
             self._turn()
+            if self.headless and self._guarding.away:
+                self._end_unguarded()
         if len(self.summary.plans) == before:
             self._abort()
             return False
         return bool(self.summary.plans[-1]["state"] == "finished")
+
+    def _end_unguarded(self) -> None:
+        why = f"nobody guards the hardware: {self._guarding.away}"
+        self.summary.problems.append(f"{why}. The plan was stopped")
+        with contextlib.suppress(BusError):  # then the leases are what is left
+            self.ask("instrument", Stop(why))
+        self.end(why)
 
     def _abort(self) -> None:
         before, deadline = len(self.summary.plans), time.monotonic() + 3.0
@@ -242,6 +257,7 @@ class Session:
             except WireError:
                 continue
             self.summary.take(event)
+            self._guarding.take(event)
             self._note_first_image(event)
             if isinstance(event, control.Progress):
                 self._show(event)
@@ -254,6 +270,7 @@ class Session:
         if self._plugins is not None:
             happened += self._plugins.look()
         for event in happened:
+            self._guarding.take(event)
             self._writer.write(told(event))
 
     def _note_first_image(self, event: control.Event) -> None:
@@ -297,6 +314,8 @@ class Session:
 
     def _close(self) -> None:
         self._end.set()
+        if self._was_ready and not self._supervisor.children["instrument"].alive:
+            self.summary.problems += self._guarding.wait_for_act(lambda: self._turn(0.05))
         begun = time.monotonic()
         self.killed = self._supervisor.stop("window", "stop_window", "experiment")
         self.killed += self._supervisor.stop("instrument")
@@ -340,6 +359,7 @@ class Session:
             "shutdown_s": round(self.shutdown_s, 2),
             "killed": self.killed,
             "ended": self._why,
+            "guard": self._guarding.acts,
         }
         haadf = sorted(self.folder.glob("haadf*/*.zspy"), key=lambda path: path.stat().st_mtime)
         summary["haadf_file"] = str(haadf[-1]) if haadf else None

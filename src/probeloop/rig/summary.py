@@ -50,7 +50,7 @@ class Summary:
             case StateChange(target="plan"):
                 if event.state in PLAN_ENDS:
                     self.plans.append({"state": event.state, "reason": event.reason, **event.data})
-            case Remark(level="error"):
+            case Remark(level="error") if event.text not in self.problems:
                 self.problems.append(event.text)
 
     def as_dict(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typing import IO
 
 import msgspec
 
+from ..bus.heartbeat import Pulse
 from ..bus.node import Bus
 from ..data.control import Event, Remark, StateChange, encode
 from ..data.errors import BusError
@@ -28,6 +30,13 @@ from .schema import Rig
 
 _BACK_OFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 _TOO_OFTEN = (5, 600.0)
+# [s] without a beat until a process that lives counts as hung, and whether another then takes its place
+_HUNG_S: dict[Role, tuple[float, bool]] = {
+    "instrument": (1.5, False),
+    "guard": (3.0, True),
+    "recorder": (30.0, True),
+    "experiment": (30.0, True),
+}
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -88,6 +97,7 @@ class Child:
     deaths: list[float] = field(default_factory=list)
     due: float = 0.0
     off: bool = False
+    hung: bool = False
 
     @property
     def alive(self) -> bool:
@@ -102,6 +112,7 @@ class Supervisor:
         self.rig, self.bus, self.session = rig, bus, session
         self.children: dict[str, Child] = {}
         self.ended: str = ""
+        self._pulse = Pulse(bus)
         self._stopping = False
         (session / "log").mkdir(parents=True, exist_ok=True)
         _become_subreaper()
@@ -159,6 +170,8 @@ class Supervisor:
         told: list[Event] = []
         now = time.monotonic()
         for name, child in self.children.items():
+            if child.alive and not self._stopping:
+                told += self._hangs(name, child)
             if child.alive or child.off or self._stopping:
                 continue
             if child.popen is not None:
@@ -167,6 +180,21 @@ class Supervisor:
                 child.popen = self.spawn(msgspec.structs.replace(child.config, again=True))
                 told.append(StateChange(target=name, state="restarted", reason="", process="supervisor"))
         return told
+
+    def _hangs(self, name: str, child: Child) -> list[Event]:
+        """Notice a process that lives and does not turn; say so once, and end it if another can take its place."""
+        most, replaced = _HUNG_S.get(child.config.role, (math.inf, False))
+        beat = self._pulse.read(name) if most < math.inf else None
+        if beat is None or child.popen is None or beat[1] != child.popen.pid or beat[0] <= most:
+            child.hung = False
+            return []
+        if child.hung:
+            return []
+        child.hung = True
+        why = f"the process {name!r} is silent since {beat[0]:.1f} s: it hangs, or was stopped"
+        if replaced:
+            child.popen.kill()
+        return [Remark(text=why, level="error", process="supervisor")]
 
     def _buried(self, name: str, child: Child, now: float) -> list[Event]:
         code = child.popen.poll() if child.popen else 0
