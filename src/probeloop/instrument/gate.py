@@ -123,10 +123,10 @@ def judge(
     located = costed = False
     for name, check in checks.items():
         try:
-            if name not in _BEFORE_PLACES and not located:
+            if not located and name not in _BEFORE_PLACES:
                 command, located = in_scan_frame(command, drift, info.grid, clock_ns), True
                 proposal = replace(proposal, command=command)
-            if name in _NEED_COST and not costed:
+            if not costed and name in _NEED_COST:
                 cost, costed = forecast(command, state), True
                 proposal = replace(proposal, cost=cost)
             refusal = check(proposal)
@@ -139,8 +139,8 @@ def judge(
     return Judgement(True, command, cost)
 
 
-_BEFORE_PLACES = ("valid", "known", "fault", "lease", "epoch", "late", "drift")
-_NEED_COST = ("dose", "area_dose")
+_BEFORE_PLACES = frozenset(("valid", "known", "fault", "lease", "epoch", "late", "drift"))
+_NEED_COST = frozenset(("dose", "area_dose"))
 
 
 def is_valid(command: c.Command) -> bool:
