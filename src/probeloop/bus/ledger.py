@@ -31,7 +31,7 @@ except ImportError:  # Windows: one process at a time creates rows, untested
 ROW = np.dtype([("name", "S48"), ("owner", "S24"), ("kind", "<u4"), ("pid", "<u4"), ("words", "<i8", (6,))])
 ROWS = 1024
 SIZE = ROW.itemsize * ROWS
-TOPIC, CREDIT, PULSE = 1, 2, 3
+TOPIC, CREDIT, PULSE, RUN = 1, 2, 3, 4
 _WORDS_AT = 80
 
 
@@ -40,6 +40,7 @@ class Row:
     """One claimed row; `words` is live shared memory, one 64-bit integer an element."""
 
     number: int
+    kind: int
     name: str
     owner: str
     pid: int
@@ -148,9 +149,9 @@ class Ledger:
             if self._rows["pid"][row.number] == row.pid:
                 self._rows["kind"][row.number] = 0
 
-    def rows(self, kind: int, name: str | None = None) -> list[Row]:
-        """Return every row of a kind, or of a kind and name."""
-        hit = self._rows["kind"] == kind
+    def rows(self, kind: int | None, name: str | None = None) -> list[Row]:
+        """Return every row of a kind (None = of all kinds), or of a kind and name."""
+        hit = self._rows["kind"] != 0 if kind is None else self._rows["kind"] == kind
         if name is not None:
             hit = hit & (self._rows["name"] == name.encode())
         return [self._row(int(number)) for number in np.flatnonzero(hit)]
@@ -159,7 +160,14 @@ class Ledger:
         raw = self._rows[number]
         at = number * ROW.itemsize + _WORDS_AT
         words = self._view[at : at + 48].cast("q")
-        return Row(number, raw["name"].decode(), raw["owner"].decode(errors="replace"), int(raw["pid"]), words)
+        return Row(
+            number,
+            int(raw["kind"]),
+            raw["name"].decode(),
+            raw["owner"].decode(errors="replace"),
+            int(raw["pid"]),
+            words,
+        )
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of the file; `remove` also deletes it."""

@@ -104,6 +104,15 @@ class Publisher:
         """Index of the next frame of this topic."""
         return self._words[NEXT_INDEX]
 
+    def skip_to(self, index: int) -> None:
+        """Go on at `index`: the frames before it never come, and readers count them as lost.
+
+        Raises BusError for an index that was used already.
+        """
+        if index < self._words[NEXT_INDEX]:
+            raise BusError(f"{self.topic!r} is at index {self._words[NEXT_INDEX]}, not before {index}")
+        self._words[NEXT_INDEX] = index
+
     @property
     def readers(self) -> int:
         """How many readers the topic has (a killed one counts until it is cleaned up)."""
@@ -191,10 +200,12 @@ class Publisher:
         exposed_ns: int = 0,
         payload_bytes: int | None = None,
         checksum: int = 0,
+        published_ns: int = 0,
     ) -> int:
         """Publish rows [0, count) of a loaned buffer and wake the readers; return the index of its first frame.
 
-        payload_bytes: needed for a ragged block alone. Raises WireError for a count beyond the capacity, BusError
+        payload_bytes: needed for a ragged block alone. published_ns: of a block that was published elsewhere before,
+        on this host's clock (0 = now). Raises WireError for a count beyond the capacity, BusError
         for a buffer that isn't loaned.
         """
         if not 0 <= count <= buffer.capacity:
@@ -208,7 +219,7 @@ class Publisher:
         index = words[NEXT_INDEX]
         HEADER.pack_into(
             header, 0, LAYOUT, flags, index, count, buffer.capacity, generation, revision, source_index,
-            time.monotonic_ns(), exposed_ns, size, checksum,
+            published_ns or time.monotonic_ns(), exposed_ns, size, checksum,
         )  # fmt: skip
         words[NEXT_INDEX] = index + count  # before the block is out: a kill in between loses, never repeats
         if words[JOINS] != self._joins:

@@ -24,6 +24,12 @@ SERVICES = (INSTRUMENT, "experiment", "recorder")
 _STOP_REPLY_S = 1.0
 
 
+def services_of(bus: Bus) -> list[str]:
+    """Return the services of a rig that can be asked: its own, and one a plug-in instance."""
+    plugins = sorted({row.name for row in bus.ledger.rows(WORK)})
+    return [*SERVICES, "supervisor", *(service_name(plugin) for plugin in plugins)]
+
+
 class Events:
     """Every event of the rig from now on. lost: overwritten before they were read; malformed: could not be read."""
 
@@ -114,8 +120,7 @@ class Connection:
 
     def services(self) -> list[str]:
         """Return the services that can be asked: the rig's own, and one a plug-in instance."""
-        plugins = sorted({row.name for row in self._bus.ledger.rows(WORK)})
-        return [*SERVICES, *(service_name(plugin) for plugin in plugins)]
+        return [name for name in services_of(self._bus) if name != "supervisor"]
 
     def processes(self) -> dict[str, float]:
         """Return the age of the last heartbeat [s] by process."""
