@@ -146,6 +146,13 @@ class Publisher:
             self._spec, self._frame_bytes = spec, spec.frame_bytes
         self._tell(Announcement(self.sizes.slot, self.next_index, generation, spec))
 
+    def grow(self, max_block_bytes: int) -> None:
+        """Reserve for blocks up to this size from here on; readers follow. Raises SharedMemoryError or BusError."""
+        if self._loaned:
+            raise BusError(f"topic {self.topic!r} grows while a block is being filled", "send or discard it")
+        if max_block_bytes > self.max_block_bytes:
+            self._open(max_block_bytes)
+
     def loan(self, capacity: int) -> FrameBuffer:
         """Return memory for up to `capacity` frames, to be filled in place and given to `send` or `discard`.
 

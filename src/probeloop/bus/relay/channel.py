@@ -93,11 +93,11 @@ class Channel:
     def fill(self) -> None:
         """Read what there is room for."""
         for _ in range(_A_TURN if self.lossless and not self.undecided else 0):
-            if self._held >= self._most or not self._read():
+            if not self._read():
                 return
 
     def _read(self) -> bool:
-        block = self.reader.receive()
+        block = self.reader.receive() if self._held < self._most else None
         if block is None:
             return False
         self._serial += 1

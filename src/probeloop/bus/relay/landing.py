@@ -21,6 +21,7 @@ from .wire import Block, Spec
 
 _TOPIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,47}")
 _LEAST, _STEP = 4096, 64 << 10
+_LIKELY, _BLOCK_BYTES = 256, 1 << 20  # frames of a block, and its size, beyond which few sources go
 _QUARTER = min(STANDARD_DEPTHS)
 CREDIT_S = 0.01  # a reader here that is waited for holds its topic for so long at most in one turn
 
@@ -62,7 +63,7 @@ class Landing:
             spec = msgspec.structs.replace(spec, spec=msgspec.structs.replace(spec.spec, can_wait=False))
         self.lossless, self._spec = spec.lossless, spec
         if not self._pending:
-            self._announce(spec, block_bytes(spec.spec, 1))
+            self._announce(spec, 0)
 
     def take(self, head: Block, columns: Any, payload: Any) -> None:
         """Take a block; raises WireError for what is none. Nothing is published or unpacked yet."""
@@ -121,12 +122,12 @@ class Landing:
     def _announce(self, spec: Spec, size: int) -> Publisher:
         """Return the publisher, large enough for a block of `size` bytes, with this description announced."""
         publisher = self._publisher
-        if publisher is None or publisher.max_block_bytes < size:
-            if publisher is not None:
-                publisher.close()
-            self._publisher = self._announced = None
+        if publisher is None:
+            likely = block_bytes(spec.spec, max(1, min(_LIKELY, _BLOCK_BYTES // max(1, spec.spec.frame_bytes))))
             waits = spec.spec.can_wait and spec.lossless
-            publisher = self._publisher = Publisher(self._bus, self.topic, _rounded(size), source_waits=waits)
+            publisher = Publisher(self._bus, self.topic, _rounded(max(size, likely)), source_waits=waits)
+            self._publisher = publisher
+        publisher.grow(_rounded(size))
         if self._announced != (spec.spec, spec.generation):
             publisher.announce(spec.spec, spec.generation)
             self._announced = (spec.spec, spec.generation)
@@ -156,5 +157,5 @@ def _here(clock: Offset | None, stamp: int) -> int:
 def _rounded(size: int) -> int:
     """Return the block size to reserve for, so that blocks that grow a little need no new publisher."""
     if size <= _QUARTER:
-        return min(_QUARTER, max(_LEAST, 1 << (size - 1).bit_length()))
+        return min(_QUARTER, max(_LEAST, 1 << max(0, size - 1).bit_length()))
     return -(-size // _STEP) * _STEP

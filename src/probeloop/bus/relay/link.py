@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -131,11 +131,7 @@ class Link:
     def meet(self, timeout_s: float) -> wire.Welcome:
         """Wait for the first session; raises BusError with what is in the way."""
         until = now_ns() + round(timeout_s * 1e9)
-        while not self.up:
-            self.turn()
-            self.calling.wait(0.05)
-            for _ in self._messages():
-                pass
+        while not self.greet(0.05):
             if now_ns() > until:
                 self.calling.close()
                 move = "does the rig run there with a [relay], and lets its firewall the port through?"
@@ -145,12 +141,16 @@ class Link:
         assert self.welcome is not None
         return self.welcome
 
-    def _messages(self) -> Iterator[wire.FromServer]:
+    def greet(self, timeout_s: float) -> bool:
+        """Say Hello when it is due, and wait for the answer [s]; True once there is a session."""
+        self.turn()
+        self.calling.wait(timeout_s)
         try:
-            while not self.up and (found := self.receive(CONTROL)) is not None:
-                yield found[0]
+            while not self.up and self.receive(CONTROL) is not None:
+                pass
         except WireError as error:
             self.trouble = error.message
+        return self.up
 
     def close(self) -> None:
         """Hang up for good."""

@@ -1,8 +1,9 @@
 """How much may be under way to a remote host: enough to fill the link, not so much that it waits in its queues.
 
 A window of bytes that grows while the reader's receipts come promptly and shrinks when they come late, as TCP Vegas
-and LEDBAT do: on a slow link the newest frame is then at most a few frames old, and a verdict does not wait behind
-a megabyte of pictures.
+and LEDBAT (RFC 6817) do: on a slow link the newest frame is then a few frames old at most, and a verdict does not wait
+behind a megabyte of pictures. Prompt is measured against the shortest delay of this link; every half minute the queue
+is let run empty for a moment to measure that again, as BBR does, for a standing queue looks like a long link.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections import deque
 from ...data.errors import WireError
 
 MOST = 64 << 20
-_FIRST = 1 << 20
+_FIRST = 256 << 10
 _PROMPT_NS = 20_000_000  # of queueing that is not yet a queue
-_FORGET_NS = 10_000_000_000
+_MEASURE_NS = 30_000_000_000
+_UNDER_WAY = 2  # messages that may always be, so that the link does not idle
 
 
 class Pace:
@@ -25,13 +27,16 @@ class Pace:
         self.delay_ns = 0
         self._sent = self._got = self._largest = 0
         self._marks: deque[tuple[int, int]] = deque()
-        self._least: deque[tuple[int, int]] = deque()  # (when, delay), delays rising
-        self._shrunk_ns = 0
+        self._least_ns = 0
+        self._measured_ns = self._shrunk_ns = 0
+        self._measuring_from: int | None = 0  # a message sent beyond this total tells the least delay
+        self._starting = True
 
     @property
     def room(self) -> bool:
-        """Whether another message may be sent: two may always be under way, so that the link does not idle."""
-        return self._sent - self._got < max(self.window, 2 * self._largest)
+        """Whether another message may be sent."""
+        window = self.window if self._measuring_from is None or self._starting else 0
+        return self._sent - self._got < max(window, _UNDER_WAY * self._largest, 1)
 
     @property
     def under_way(self) -> int:
@@ -48,17 +53,21 @@ class Pace:
         """Take the reader's receipt for `total` bytes so far; raises WireError for one that can't be true."""
         if not self._got <= total <= self._sent:
             raise WireError(f"a receipt for {total} bytes, {self._sent} were sent")
-        fresh, self._got, sent_ns = total - self._got, total, 0
+        fresh, self._got, sent_ns, mark = total - self._got, total, 0, 0
         while self._marks and self._marks[0][0] <= total:
-            sent_ns = self._marks.popleft()[1]
+            mark, sent_ns = self._marks.popleft()
         if not sent_ns:
             return
         self.delay_ns = delay = now_ns - sent_ns
-        while self._least and (self._least[-1][1] >= delay or now_ns - self._least[0][0] > _FORGET_NS):
-            self._least.pop() if self._least[-1][1] >= delay else self._least.popleft()
-        self._least.append((now_ns, delay))
-        least = self._least[0][1]
-        if delay <= 2 * least + _PROMPT_NS:
-            self.window = min(MOST, self.window + fresh)
+        if self._measuring_from is not None and mark > self._measuring_from:
+            self._least_ns, self._measured_ns, self._measuring_from = delay, now_ns, None
+        self._least_ns = min(self._least_ns or delay, delay)
+        if self._measuring_from is not None:
+            return
+        if now_ns - self._measured_ns > _MEASURE_NS:
+            self._measuring_from = self._sent
+        elif delay <= 2 * self._least_ns + _PROMPT_NS:
+            self.window = min(MOST, self.window + (fresh if self._starting else fresh // 8))
         elif now_ns - self._shrunk_ns > delay:
             self.window, self._shrunk_ns = max(1, self.window * 3 // 4), now_ns
+            self._starting = False

@@ -176,8 +176,8 @@ class Listening:
         try:
             self._socket.send(peer, self._zmq.SNDMORE | self._zmq.NOBLOCK)
             for part in parts[:-1]:
-                self._socket.send(part, self._zmq.SNDMORE | self._zmq.NOBLOCK, copy=len(part) < 4096)
-            self._socket.send(parts[-1], self._zmq.NOBLOCK, copy=len(parts[-1]) < 4096)
+                self._socket.send(part, self._zmq.SNDMORE | self._zmq.NOBLOCK)
+            self._socket.send(parts[-1], self._zmq.NOBLOCK)
         except self._zmq.ZMQError:
             return False
         return True
