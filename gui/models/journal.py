@@ -15,7 +15,7 @@ from probeloop.api import display as with_unit
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 _KEPT = 2000
-_BAD = ("died", "failed", "off", "stopped", "tripped", "missed", "reload failed")
+_BAD = ("died", "failed", "off", "stopped", "tripped", "missed", "reload failed", "cut")
 
 
 @dataclass(frozen=True)

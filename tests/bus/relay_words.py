@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from probeloop.bus.event import EventReader
 from probeloop.bus.node import Bus
 from probeloop.bus.publish import Publisher
 from probeloop.bus.relay.keys import KeyRing, Role
@@ -19,18 +20,22 @@ from probeloop.bus.relay.mirror import Mirror
 from probeloop.bus.relay.out import Relay
 from probeloop.bus.relay.rules import Rules
 from probeloop.bus.relay.sockets import Endpoint, new_pair
+from probeloop.bus.subscribe import Subscriber
+from probeloop.data.control import Gap, decode_event
+from probeloop.data.frame import FrameBlock
 
-SAFETY_S = 5.0  # for what takes milliseconds
+SAFETY_S = 20.0  # for what takes milliseconds
+ALL = (("*", "lossless"),)
 
 
 class Proxy:
-    """A TCP proxy on loopback. cut: nothing passes, connections stay; drop: connections end; said: bytes to there."""
+    """A TCP proxy on loopback, which can be cut. said: the bytes of each connection to there."""
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self.cut = threading.Event()
+        self._cutting, self._is_cut = threading.Event(), threading.Event()
         self.said: list[bytearray] = []
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._log: dict[socket.socket, bytearray] = {}
@@ -47,9 +52,11 @@ class Proxy:
                 for each in tuple(self._pairs):
                     self._end(selector, each)
                 self._dropping.clear()
-            if self.cut.is_set():
-                self._over.wait(0.01)
+            if self._cutting.is_set():
+                self._is_cut.set()
+                self._over.wait(0.005)
                 continue
+            self._is_cut.clear()
             for key, _ in selector.select(0.01):
                 self._serve(selector, key.fileobj)  # type: ignore[arg-type]
         for each in tuple(self._pairs):
@@ -92,6 +99,15 @@ class Proxy:
         for each in (one, other):
             selector.unregister(each)
             each.close()
+
+    def cut(self) -> None:
+        """Let nothing pass from now on."""
+        self._cutting.set()
+        assert self._is_cut.wait(SAFETY_S)
+
+    def heal(self) -> None:
+        """Let pass again, what waited in between too."""
+        self._cutting.clear()
 
     def drop(self) -> None:
         """End every connection."""
@@ -213,3 +229,20 @@ def hosts(folder: Path, rig_id: str, **options: Any) -> Iterator[Hosts]:
         yield made
     finally:
         made.close()
+
+
+def read(made: Hosts, reader: Subscriber, frames: int) -> list[FrameBlock]:
+    """Read that many frames at the near end."""
+    got: list[FrameBlock] = []
+
+    def some() -> bool:
+        got.extend(block.copy() for block in reader.drain())
+        return sum(block.count for block in got) >= frames
+
+    made.until(some, f"{frames} frames on {reader.topic}")
+    return got
+
+
+def gaps(events: EventReader) -> list[Gap]:
+    found = [decode_event(body) for body in events.read()]
+    return [event for event in found if isinstance(event, Gap)]

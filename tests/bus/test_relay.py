@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,54 +9,16 @@ import msgspec
 import numpy as np
 import pytest
 from bus_words import frames, send
-from relay_words import Hosts, hosts
+from relay_words import ALL, Hosts, gaps, hosts, read
 
 from probeloop.bus.event import EventReader, EventWriter
-from probeloop.bus.heartbeat import Heartbeat, Pulse
 from probeloop.bus.relay import channel as channel_module
-from probeloop.bus.relay import link as link_module
-from probeloop.bus.relay import remote as remote_module
 from probeloop.bus.subscribe import Subscriber
 from probeloop.data.axes import Axis, StreamSpec
-from probeloop.data.control import Gap, Remark, decode_event, encode
-from probeloop.data.frame import BlockFlag, FrameBlock, pack_ragged
+from probeloop.data.control import Remark, decode_event, encode
+from probeloop.data.frame import BlockFlag, pack_ragged
 
-ALL = (("*", "lossless"),)
 VALUES = StreamSpec("values", "values", "<f4", nav=(Axis("y", 4), Axis("x", 4)))
-
-
-@pytest.fixture
-def two(tmp_path: Path, rig_id: str) -> Iterator[Hosts]:
-    with hosts(tmp_path, rig_id, topics=ALL) as made:
-        made.key("anna", "operator")
-        yield made
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silence counts after 0.4 s instead of 3."""
-    for module in (link_module, remote_module):
-        monkeypatch.setattr(module, "SILENT_NS", 400_000_000)
-    monkeypatch.setattr(link_module, "_REDIAL_NS", 400_000_000)
-
-
-def read(made: Hosts, reader: Subscriber, frames: int, seconds: float = 5.0) -> list[FrameBlock]:
-    """Read that many frames at the near end."""
-    got: list[FrameBlock] = []
-
-    def some() -> bool:
-        got.extend(block.copy() for block in reader.drain())
-        return sum(block.count for block in got) >= frames
-
-    made.until(some, f"{frames} frames on {reader.topic}", seconds)
-    return got
-
-
-def gaps(events: EventReader) -> list[Gap]:
-    found = [decode_event(body) for body in events.read()]
-    return [event for event in found if isinstance(event, Gap)]
-
-
 SPECS: dict[str, StreamSpec] = {
     "frames": frames(16),
     "values": VALUES,
@@ -241,150 +202,10 @@ def test_a_source_that_can_not_wait_goes_on_and_what_is_lost_is_named(tmp_path: 
             each.close()
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_short_cut_loses_nothing(two: Hosts) -> None:
-    proxy = two.proxy()
-    source = two.source()
-    source.announce(frames(), 1)
-    mirror = two.mirror(proxy=proxy)
-    two.until(lambda: "camera" in mirror.landings, "a description")
-    reader, events = Subscriber(two.near(), "camera", "lossless"), EventReader(two.near())
-    for value in range(40):
-        send(source, value)
-        if value == 10:
-            two.turn()
-            proxy.drop()  # in the middle of what is under way
-        if value == 20:
-            two.turn_for(0.1)
-    got = read(two, reader, 40)
-    assert [int(block.data.flat[0]) for block in got] == list(range(40))
-    assert mirror.landings["camera"].lost == reader.stats.lost == 0
-    assert gaps(events) == []
-    for each in (reader, events):
-        each.close()
-
-
-@pytest.mark.usefixtures("impatient")
-def test_after_a_long_cut_it_goes_on_and_names_what_is_gone(two: Hosts) -> None:
-    proxy = two.proxy()
-    source = two.source()
-    source.announce(frames(), 1)
-    mirror = two.mirror(proxy=proxy)
-    two.until(lambda: "camera" in mirror.landings, "a description")
-    reader, events = Subscriber(two.near(), "camera", "lossless"), EventReader(two.near())
-    send(source, 0)
-    read(two, reader, 1)
-    (remote,) = two.relay.remotes.values()
-    kept = remote.channels["camera"]
-    kept._most = 4000  # a few blocks
-    proxy.cut.set()
-    two.until(lambda: not mirror.link.up and not remote.alive(channel_module.now_ns()), "a cut that both ends notice")
-    for value in range(1, 900):
-        send(source, value)
-        if value % 100 == 0:
-            two.turn()
-    proxy.cut.clear()
-    two.until(lambda: mirror.link.up, "a link that is back")
-    send(source, 900)
-    got: list[FrameBlock] = []
-    while mirror.landings["camera"].next < 901 or reader.pending():
-        got += read(two, reader, 1)
-    values = [int(block.data.flat[0]) for block in got]
-    assert values == [block.index for block in got]
-    assert values[-1] == 900
-    missing = 900 - len(values)
-    assert missing > 0
-    assert sum(gap.count for gap in gaps(events)) == missing == reader.stats.lost
-    assert mirror.cuts >= 1
-    for each in (reader, events):
-        each.close()
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_dead_reader_loses_its_credit(two: Hosts) -> None:
-    proxy = two.proxy()
-    source = two.source(waits=True)
-    source.announce(msgspec.structs.replace(frames(128), can_wait=True), 1)
-    mirror = two.mirror(proxy=proxy)
-    two.until(lambda: "camera" in mirror.landings, "a description")
-    (remote,) = two.relay.remotes.values()
-    remote.channels["camera"]._most, remote.channels["camera"]._compress = 1 << 16, False
-    proxy.cut.set()
-    for _ in range(10):
-        while source.wait_for_credit(0.0):
-            send(source, 1)
-        two.turn()
-    assert source.blocked_on == "relay"
-    two.until(lambda: source.wait_for_credit(0.0), "a source that goes on")
-    assert not remote.alive(channel_module.now_ns())
-    for value in range(600):
-        assert source.wait_for_credit(0.0)
-        send(source, value)
-    proxy.cut.clear()
-    two.until(lambda: mirror.link.up and mirror.landings["camera"].next == source.next_index, "all that is left")
-    assert mirror.landings["camera"].lost > 0
-    two.until(lambda: remote.channels["camera"].reader._credit is not None, "its credit again")
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_relay_that_is_started_anew_is_found_again(two: Hosts) -> None:
-    source = two.source()
-    source.announce(frames(), 1)
-    mirror = two.mirror()
-    two.until(lambda: "camera" in mirror.landings, "a description")
-    reader, events = Subscriber(two.near(), "camera", "lossless"), EventReader(two.near())
-    for value in range(3):
-        send(source, value)
-    read(two, reader, 3)
-    two.relay.close()
-    for value in range(3, 8):  # nobody reads
-        send(source, value)
-    two.relay = two._relay(two.relay.endpoint)
-    two.until(lambda: mirror.link.up and any(r.opened for r in two.relay.remotes.values()), "a new session")
-    for value in range(8, 12):
-        send(source, value)
-    got = read(two, reader, 4)
-    assert [int(block.data.flat[0]) for block in got] == [8, 9, 10, 11]
-    assert [(gap.first, gap.count) for gap in gaps(events)] == [(3, 5)]
-    assert reader.stats.lost == 5
-    for each in (reader, events):
-        each.close()
-
-
-def test_a_rig_that_is_started_anew_goes_on_where_it_was_here(tmp_path: Path, rig_id: str) -> None:
-    with hosts(tmp_path, rig_id, topics=ALL) as two:
-        two.key("anna", "viewer")
-        source = two.source()
-        source.announce(frames(), 1)
-        mirror = two.mirror()
-        two.until(lambda: "camera" in mirror.landings, "a description")
-        reader = Subscriber(two.near(), "camera", "lossless")
-        for value in range(3):
-            send(source, value)
-        read(two, reader, 3)
-        two.sources.pop().close()
-        at = two.relay.endpoint
-        two.relay.close()
-        two.bus.ledger.clear()  # as when the last process of a rig has left
-        two.relay = two._relay(at)
-        source = two.source()
-        source.announce(frames(16), 1)
-        assert source.next_index == 0
-        two.until(lambda: mirror.link.up and mirror._run == two.relay.run, "a session with the new run")
-        two.until(lambda: "camera" in mirror.landings, "a description")
-        for value in range(5):
-            send(source, 50 + value)
-        got = read(two, reader, 5)
-        assert [(block.index, int(block.data.flat[0])) for block in got] == [(3 + n, 50 + n) for n in range(5)]
-        assert mirror._translate.bases == {"camera": 3}
-        assert reader.stats.lost == 0
-        reader.close()
-
-
 def test_events_arrive_in_order_with_the_clock_of_this_host(two: Hosts) -> None:
     out = EventWriter(two.far())
     mirror = two.mirror()
-    two.until(lambda: mirror.link.offset(), "the clock's offset")
+    first = two.until(lambda: mirror.link.offset(), "the clock's offset")
     events = EventReader(two.near())
     stamp = channel_module.now_ns()
     got: list[Remark] = []
@@ -400,10 +221,7 @@ def test_events_arrive_in_order_with_the_clock_of_this_host(two: Hosts) -> None:
         some()
     two.until(some, "300 events")
     assert [event.text for event in got] == [f"{number}" for number in range(300)]
-    error = max(abs(event.time_ns - stamp) for event in got)
-    clock = mirror.link.offset()
-    assert clock is not None
-    assert error <= 2 * clock.error_ns + 1_000_000  # one host: the true offset is 0
+    assert max(abs(event.time_ns - stamp) for event in got) <= first.error_ns + 100_000  # one host, one clock
     for port in (out, events):
         port.close()
 
@@ -429,26 +247,3 @@ def test_the_clocks_of_one_host_are_found_to_be_one(two: Hosts) -> None:
     assert abs(block.exposed_ns - exposed) <= clock.error_ns + 1_000_000
     assert block.exposed_ns <= block.published_ns
     reader.close()
-
-
-@pytest.mark.usefixtures("impatient")
-def test_heartbeats_are_those_of_the_processes_there(two: Hosts) -> None:
-    proxy = two.proxy()
-    heart = Heartbeat(two.far(), "instrument")
-    mirror = two.mirror(proxy=proxy)
-    pulse = Pulse(two.near())
-
-    def age() -> float:
-        last = pulse.read("instrument")
-        return 99.0 if last is None else last[0]
-
-    def beating() -> bool:
-        heart.beat()
-        return age() < 0.5
-
-    two.until(beating, "a heartbeat")
-    two.until(lambda: age() > 1.0, "its silence")
-    two.until(beating, "a heartbeat")
-    proxy.cut.set()
-    two.until(lambda: heart.beat() and not mirror.link.up, "a cut")
-    two.until(lambda: heart.beat() and age() > 1.0, "silence: what can't be heard is old")

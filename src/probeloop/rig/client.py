@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..bus.event import Bell, EventReader
 from ..bus.heartbeat import Pulse
-from ..bus.ledger import TOPIC
+from ..bus.ledger import PULSE, TOPIC
 from ..bus.node import Bus
 from ..bus.request import Client
 from ..bus.subscribe import Subscriber
@@ -19,15 +19,16 @@ from ..data.errors import BusError, WireError
 from ..plugin.instance import service_name
 from ..plugin.pulse import WORK
 
-INSTRUMENT = "instrument"
+INSTRUMENT, LINK = "instrument", "link"  # the link: of a rig that runs on another host
 SERVICES = (INSTRUMENT, "experiment", "recorder")
 _STOP_REPLY_S = 1.0
 
 
 def services_of(bus: Bus) -> list[str]:
-    """Return the services of a rig that can be asked: its own, and one a plug-in instance."""
+    """Return the services of a rig that can be asked: its own, its link's, and one a plug-in instance."""
     plugins = sorted({row.name for row in bus.ledger.rows(WORK)})
-    return [*SERVICES, "supervisor", *(service_name(plugin) for plugin in plugins)]
+    link = [LINK] if bus.ledger.rows(PULSE, LINK) else []
+    return [*SERVICES, "supervisor", *link, *(service_name(plugin) for plugin in plugins)]
 
 
 class Events:

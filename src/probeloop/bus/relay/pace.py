@@ -1,7 +1,7 @@
 """How much may be under way to a remote host: enough to fill the link, not so much that it waits in its queues.
 
 A window of bytes that grows while the reader's receipts come promptly and shrinks when they come late, as TCP Vegas
-and LEDBAT (RFC 6817) do: on a slow link the newest frame is then a few frames old at most, and a verdict does not wait
+and LEDBAT (RFC 6817) do: on a slow link the newest frame is then a few frames old at most, and no verdict waits
 behind a megabyte of pictures. Prompt is measured against the shortest delay of this link; every half minute the queue
 is let run empty for a moment to measure that again, as BBR does, for a standing queue looks like a long link.
 """
