@@ -132,6 +132,8 @@ class Link:
         """Wait for the first session; raises BusError with what is in the way."""
         until = now_ns() + round(timeout_s * 1e9)
         while not self.greet(0.05):
+            if self.trouble:  # an answer, and it is no
+                until = min(until, now_ns() + _REFUSED_NS)
             if now_ns() > until:
                 self.calling.close()
                 move = "does the rig run there with a [relay], and lets its firewall the port through?"

@@ -2,7 +2,8 @@
 
 A window of bytes that grows while the reader's receipts come promptly and shrinks when they come late, as TCP Vegas
 and LEDBAT (RFC 6817) do: on a slow link the newest frame is then a few frames old at most, and no verdict waits
-behind a megabyte of pictures. Prompt is measured against the shortest delay of this link; every half minute the queue
+behind a megabyte of pictures. The best of a round of receipts counts: a queue delays all of them, a lost packet some.
+Prompt is measured against the shortest delay of this link; every half minute the queue
 is let run empty for a moment to measure that again, as BBR does, for a standing queue looks like a long link.
 """
 
@@ -16,6 +17,7 @@ MOST = 64 << 20
 _FIRST = 256 << 10
 _PROMPT_NS = 20_000_000  # of queueing that is not yet a queue
 _MEASURE_NS = 30_000_000_000
+_ROUND, _ROUND_NS = 4, 50_000_000  # receipts, and time, that a round has at least
 _UNDER_WAY = 2  # messages that may always be, so that the link does not idle
 
 
@@ -28,7 +30,8 @@ class Pace:
         self._sent = self._got = self._largest = 0
         self._marks: deque[tuple[int, int]] = deque()
         self._least_ns = 0
-        self._measured_ns = self._shrunk_ns = 0
+        self._measured_ns = self._round_ns = self._receipts = 0
+        self._best_ns = 0  # of this round
         self._measuring_from: int | None = 0  # a message sent beyond this total tells the least delay
         self._starting = True
 
@@ -64,10 +67,15 @@ class Pace:
         self._least_ns = min(self._least_ns or delay, delay)
         if self._measuring_from is not None:
             return
+        self._receipts += 1
+        self._best_ns = min(self._best_ns or delay, delay)
+        prompt = self._best_ns <= 2 * self._least_ns + _PROMPT_NS
         if now_ns - self._measured_ns > _MEASURE_NS:
             self._measuring_from = self._sent
-        elif delay <= 2 * self._least_ns + _PROMPT_NS:
+        elif prompt:
             self.window = min(MOST, self.window + (fresh if self._starting else fresh // 8))
-        elif now_ns - self._shrunk_ns > delay:
-            self.window, self._shrunk_ns = max(1, self.window * 3 // 4), now_ns
-            self._starting = False
+        over = self._receipts >= _ROUND and now_ns - self._round_ns > max(_ROUND_NS, 2 * self._least_ns)
+        if over and not prompt:
+            self.window, self._starting = max(1, self.window * 3 // 4), False
+        if over:
+            self._round_ns, self._receipts, self._best_ns = now_ns, 0, 0
