@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ from probeloop.rig.load import load
 from probeloop.rig.remote import check_relay, local_name, rules_of
 from probeloop.rig.supervisor import running_rigs
 
-RELAY = '\n[relay]\nbind = "tcp://127.0.0.1:*"\nkey = "host"\n'
+RELAY = '\n[relay]\nbind = "tcp://127.0.0.1:{port}"\nkey = "host"\n'
 
 
 @pytest.fixture
@@ -152,15 +153,15 @@ class Connected:
 @pytest.fixture
 def remote(launch: Callable[..., Any], quick: str, ring: KeyRing) -> tuple[Any, str]:
     """A running rig that can be reached, and where."""
-    Path(quick).write_text(Path(quick).read_text() + RELAY)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    Path(quick).write_text(Path(quick).read_text() + RELAY.format(port=port))
     run = launch("run", quick)
 
-    def listening() -> str:
-        assert run.popen.poll() is None, run.popen.communicate()
-        said = [e["reason"] for e in run.events() if (e.get("target"), e.get("state")) == ("relay", "listening")]
-        return said[0] if said else ""
-
-    return run, run.until(listening, "a relay that listens")
+    run.until_processes("relay")
+    with Connection(run.name, "test") as connection:
+        state = run.until(lambda: _described(connection, "relay"), "a relay that listens")
+    return run, state["endpoint"]
 
 
 def test_a_whole_rig_seen_recorded_and_stopped_from_another_host(
@@ -258,6 +259,33 @@ def test_the_window_opens_on_a_rig_of_another_host(remote: tuple[Any, str]) -> N
         run.until(lambda: near not in running_rigs(), "its end")
     finally:
         window.end()
+
+
+@pytest.mark.chaos
+def test_a_relay_that_is_killed_comes_back_and_so_does_its_reader(remote: tuple[Any, str]) -> None:
+    run, endpoint = remote
+    process = Connected("connect", endpoint, "--key", "anna")
+    try:
+        assert "connected" in process.line()
+        before = run.processes["relay"]
+        with Connection(f"{run.name}-remote", "test") as connection:
+            run.until(lambda: "scan" in connection.topics(), "the topic")
+            topic = connection.subscribe("scan", "lossless")
+            run.until(lambda: topic.receive(0.2), "a frame")
+            os.kill(before, signal.SIGKILL)
+            run.until(lambda: run.processes.get("relay", before) != before, "another relay")
+            run.until(lambda: _described(connection, "link")["cuts"] == 1, "a cut")
+            run.until(lambda: _described(connection, "link")["up"], "a link that is back")
+            end = _described(connection, "link")["topics"]["scan"]["next"]
+            block = run.until(lambda: topic.receive(0.2), "a frame")
+            while block is None or block.index <= end:
+                block = topic.receive(1.0)
+            state = _described(connection, "link")["topics"]["scan"]
+            assert topic.stats.lost == state["lost"]
+            topic.close()
+        assert run.popen.poll() is None
+    finally:
+        process.end()
 
 
 def _nodes(connection: Connection) -> list[str]:
