@@ -5,15 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from bus_words import frames, send
 from relay_words import ALL, Hosts, gaps, hosts, read
 
 from probeloop.bus.event import EventReader
 from probeloop.bus.heartbeat import Heartbeat, Pulse
+from probeloop.bus.node import Bus
 from probeloop.bus.relay import channel as channel_module
+from probeloop.bus.relay.blocks import pack
+from probeloop.bus.relay.landing import Landing
+from probeloop.bus.relay.wire import Block, Spec, read_from_server
 from probeloop.bus.subscribe import Subscriber
-from probeloop.data.frame import FrameBlock
+from probeloop.data.frame import FrameBlock, FrameBuffer, block_bytes
+
+
+def test_a_block_that_comes_twice_is_published_once(local: Bus) -> None:
+    landing = Landing(local, "camera", run=7, first=0)
+    landing.describe(Spec("camera", True, 0, 1, frames()))
+    reader = Subscriber(local, "camera", "lossless")
+    memory = np.zeros(block_bytes(frames(), 3), np.uint8)
+    for serial, count in ((1, 3), (1, 3), (2, 0), (1, 3), (2, 0), (3, 0)):
+        buffer = FrameBuffer.over(memory, frames(), count)
+        buffer.seal(count, index=0 if serial == 1 else 3, generation=1)
+        head, columns, payload = pack(FrameBlock.parse(memory, frames()), "camera", serial, True)
+        block = read_from_server(head)
+        assert isinstance(block, Block)
+        landing.take(block, columns, payload)
+        landing.publish(None)
+    assert [(block.index, block.count) for block in reader.drain()] == [(0, 3), (3, 0), (3, 0)]
+    assert (landing.repeated, landing.lost, landing.done) == (3, 0, 3)
+    reader.close()
+    landing.close()
 
 
 @pytest.mark.usefixtures("impatient")

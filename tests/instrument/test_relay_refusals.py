@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from relay_site import MOVE, Site, ask, moved, raw_link, running
 from probeloop.bus.relay import wire
 from probeloop.bus.relay.channel import now_ns
 from probeloop.bus.relay.keys import KeyRing
-from probeloop.bus.relay.link import CONTROL, Link
+from probeloop.bus.relay.link import CONTROL, DATA, Link
 from probeloop.bus.relay.sockets import Endpoint, new_pair
 from probeloop.data import commands as c
 from probeloop.data import control
@@ -37,12 +38,25 @@ def test_messages_that_were_sent_before_do_nothing(site: Site) -> None:
             other.calling.send(CONTROL, wire.encode(wire.Envelope(session, number, again)))
         stale = site.relay.stale
         site.until(lambda: site.relay.stale >= stale + 7, "seven that were told apart")
+        # a third connection of that key, which says that it is the session's data lane
+        third = Link(link.endpoint, site.here.secret("anna"), site.here.server())
+        site.until(lambda: third.calling.send(CONTROL, _enveloped(link, wire.Join({}, 0))), "a connection")
+        site.until(lambda: link.send(DATA, wire.Join({}, 0)), "a data lane")
         site.turn_for(0.2)
+        for lane in (CONTROL, DATA):
+            third.calling.send(lane, _enveloped(link, wire.Join({}, 0)))
+            third.calling.send(lane, _enveloped(link, again))
+        site.turn_for(0.2)
+        third.close()
         assert moved(site) == 1
         assert isinstance(ask(site, link, 3, submit), Accepted)
     finally:
         link.close()
         other.close()
+
+
+def _enveloped(link: Link, message: Any) -> bytes:
+    return wire.encode(wire.Envelope(link._session, 10**9, message))
 
 
 @pytest.mark.parametrize("keys", [True, False])
