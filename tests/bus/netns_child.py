@@ -1,6 +1,6 @@
 """The processes of the measurement: python netns_child.py ROLE ...
 
-serve RIG BIND KEYS COMPRESS      the rig's relay, every topic lossless but "view", which is newest
+serve RIG BIND KEYS COMPRESS      an instrument and its relay, every topic lossless but "view", which is newest
 pub BIND SECONDS                  plain pyzmq PUB without keys, blocks of 128 KiB, as fast as it goes
 sub ADDRESS SECONDS               its SUB, which reads every byte; prints bytes/s
 """
@@ -21,16 +21,23 @@ def serve(rig: str, bind: str, keys: str, compress: str) -> None:
     from probeloop.bus.relay.keys import KeyRing
     from probeloop.bus.relay.out import run_relay
     from probeloop.bus.relay.rules import Rules
+    from probeloop.instrument.service import run_instrument
+    from probeloop.testing.fake_driver import FakeDriver
 
-    stop = threading.Event()
+    stop, ready = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     rules = Rules(
         bind=bind, key="host" if keys != "-" else None, topics=(("view", "newest"), ("*", "lossless")),
         compress=compress == "lz4",
     )  # fmt: skip
     ring = KeyRing(Path(keys)) if keys != "-" else KeyRing(Path("/nonexistent"))
-    with Bus(rig, "relay") as bus:
-        run_relay(bus, rules, ring, list, stop=stop, ready=lambda at: print(at, flush=True))
+    with Bus(rig, "instrument") as own, Bus(rig, "relay") as bus:
+        options = {"stop": stop, "ready": ready.set}
+        instrument = threading.Thread(target=run_instrument, args=(own, FakeDriver(modality="stem")), kwargs=options)
+        instrument.start()
+        ready.wait(10)
+        run_relay(bus, rules, ring, lambda: ["instrument"], stop=stop, ready=lambda at: print(at, flush=True))
+        instrument.join()
 
 
 def pub(bind: str, seconds: str) -> None:

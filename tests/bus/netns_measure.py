@@ -43,6 +43,7 @@ CHILD = Path(__file__).with_name("netns_child.py")
 BLOCK = StreamSpec("bulk", "frames", "<u2", sig=(Axis("ky", 256), Axis("kx", 256)), can_wait=True)  # 128 KiB
 VIEW = msgspec.structs.replace(BLOCK, name="view", can_wait=False)
 VALUES = StreamSpec("values", "values", "<f4")
+STOPS = 40
 pause = threading.Event().wait
 
 
@@ -170,6 +171,32 @@ def throughput(pair: Pair, seconds: float) -> tuple[float, int]:
     return count * 131072 / took, lost
 
 
+def stops(pair: Pair, count: int) -> dict[str, float]:
+    """Return how long a STOP takes until it is confirmed [ms], while blocks fill the line."""
+    source = Source(pair.far, BLOCK, None)
+    reader = Subscriber(pair.near, "bulk", "lossless", credit=True)
+    pair.ready("bulk")
+    source.start()
+    over = threading.Event()
+    drain = threading.Thread(target=lambda: [reader.receive(0.1) for _ in iter(over.is_set, True)])
+    drain.start()
+    took = []
+    with Connection(pair.near_name, "stop") as connection:
+        door = connection.stop_door()
+        pause(2.0)
+        for _ in range(count):
+            reply, spent = door.stop("measured", 10.0)
+            assert isinstance(reply, control.Accepted), reply
+            took.append(spent / 1e6)
+            pause(0.05)
+        door.close()
+    over.set()
+    drain.join()
+    reader.close()
+    source.end()
+    return {"p50_ms": round(statistics.median(took), 1), "longest_ms": round(max(took), 1), "n": count}
+
+
 def plain(line: Line | None, seconds: float) -> float:
     """Return bytes/s of plain PUB/SUB without keys."""
     bind = f"tcp://{NEAR}:5591" if line else "tcp://127.0.0.1:*"
@@ -293,6 +320,8 @@ def measure(rounds: int = 3, seconds: float = 3.0, say: Any = lambda line: None)
         with ExitStack() as stack:
             pair = Pair(stack, folder, line=None, keys=True, compress=True)
             found["loopback"] = latencies(pair, seconds)
+        with ExitStack() as stack:
+            found["loopback"]["stop"] = stops(Pair(stack, folder, line=None, keys=True, compress=False), STOPS)
         say(found["loopback"])
         for title, orders in (
             ("delay 20±5 ms", ("delay 20 5",)),
@@ -311,6 +340,9 @@ def measure(rounds: int = 3, seconds: float = 3.0, say: Any = lambda line: None)
                 with ExitStack() as stack:
                     pair = Pair(stack, folder, line=line, keys=True, compress=True)
                     figures |= latencies(pair, 3 * seconds)
+                with ExitStack() as stack:
+                    pair = Pair(stack, folder, line=line, keys=True, compress=False)
+                    figures["stop"] = stops(pair, STOPS)
                 if "loss 2" in orders:
                     with ExitStack() as stack:
                         pair = Pair(stack, folder, line=line, keys=True, compress=True)

@@ -16,7 +16,7 @@ from .blocks import pack
 from .wire import Spec, encode
 
 Mode = Literal["newest", "lossless", "by_kind"]
-_A_TURN = 16  # blocks read in one go, so that no topic keeps the others waiting
+_A_TURN = 8  # blocks read in one go, so that no topic keeps the others waiting
 
 
 @dataclass(frozen=True, slots=True)

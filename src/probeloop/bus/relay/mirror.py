@@ -23,6 +23,7 @@ from ..node import Bus
 from ..request import Respond, Server
 from ..wait import Poller
 from . import wire
+from .blocks import prepare
 from .channel import now_ns
 from .landing import CREDIT_S, Landing
 from .link import CONTROL, DATA, Link
@@ -32,7 +33,7 @@ OWN = "link"  # the service and the pulse of this process
 _SERVICE = re.compile(r"[a-z][a-z0-9_.-]{0,47}")
 _MOST_SERVICES = 64
 _MOST_PENDING = 256 << 20  # bytes that readers here have not made room for
-_TURN_S, _A_TURN = 0.05, 64
+_TURN_S, _A_TURN = 0.1, 16
 _ARRIVE_NS, _ANSWER_NS = 1_000_000_000, 65_000_000_000
 _RECEIPT_NS, _REFRESH_NS, _CLOCK_NS = 500_000_000, 100_000_000, 30_000_000_000
 _OTHER_KINDS = (TOPIC, CREDIT, PULSE, RUN)
@@ -62,6 +63,7 @@ class Mirror:
         self._own = Server(bus, OWN)
         self._poller.add(self._own)
         link.moved = self._moved
+        prepare()
         assert link.welcome is not None
         self._begin(link.welcome)
 

@@ -21,6 +21,7 @@ from ..request import Server
 from ..wait import Poller
 from . import wire
 from .admit import admit, holder_of, is_stop, stop_of
+from .blocks import prepare
 from .channel import Channel, Mode, now_ns
 from .errands import Errands
 from .keys import KeyRing, Role
@@ -29,8 +30,8 @@ from .rules import Guest, Guests, Rules
 from .sockets import Endpoint, Listening
 
 MOST_REMOTES = 4  # each takes one of a topic's 16 readers
-_TURN_S = 0.05
-_LOOK_NS, _STATE_NS, _KEYS_NS = 50_000_000, 250_000_000, 500_000_000
+_TURN_S = 0.1
+_LOOK_NS, _STATE_NS, _KEYS_NS = 100_000_000, 250_000_000, 500_000_000
 _A_TURN = 64
 
 
@@ -58,6 +59,8 @@ class Relay:
         self._guests = Guests(rules, ring, lambda line: self.tell("refused", line))
         self._listening = Listening(endpoint, ring.secret(rules.key) if rules.key else None, self._guests.admits)
         self.endpoint = self._listening.endpoint
+        if rules.compress:
+            prepare()
         self.run = run_of(bus)
         self.remotes: dict[tuple[str, bytes], Remote] = {}  # by public key and instance
         self._peers: dict[bytes, Remote] = {}

@@ -16,7 +16,7 @@ SILENT_NS = 3_000_000_000  # then its credit is gone
 FORGOTTEN_NS = 60_000_000_000  # then all that was kept for it
 EVENT_BYTES = 4 << 20
 CONTROL, DATA = 0, 1
-_A_TURN = 32  # blocks, so that a STOP does not wait for more
+_A_TURN = 8  # blocks, so that a STOP does not wait for more
 
 Send = Callable[..., bool]
 
