@@ -145,6 +145,28 @@ def test_while_the_link_is_cut_nothing_is_promised(site: Site, monkeypatch: pyte
     assert moved(site) == 0
 
 
+def test_a_remote_holder_that_falls_silent_loses_control(site: Site) -> None:
+    proxy = site.proxy()
+    mirror = site.mirror("anna", proxy)
+    site.take()
+    assert isinstance(site.ask(Submit(c.Unblank(), "operator-7", site.epoch)), Accepted)
+    site.until(lambda: not site.driver.values["blanked"], "a beam")
+    proxy.cut()
+    lost: list[Any] = []
+
+    def free() -> bool:
+        lost.extend(e for e in site.events() if isinstance(e, control.StateChange) and not e.data.get("holder", "x"))
+        return bool(lost)
+
+    site.until(free, "the end of its lease")
+    assert "'operator:anna' is silent" in lost[0].reason
+    assert site.driver.values["blanked"]
+    proxy.heal()
+    site.until(lambda: mirror.link.up and not mirror._translate.local_holder, "the news at its host")
+    assert isinstance(site.ask(Submit(MOVE, "operator-7", site.epoch)), Refused)
+    assert moved(site) == 0
+
+
 def test_the_operators_door_works_on_the_mirrored_rig(site: Site) -> None:
     """`probeloop stop`, the window: they ask from threads of their own."""
     site.mirror("anna")

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from relay_site import MOVE, Site, ask, moved, raw_link, running
 
+from probeloop.bus.relay import remote as remote_module
 from probeloop.bus.relay import wire
 from probeloop.bus.relay.channel import now_ns
 from probeloop.bus.relay.keys import KeyRing
@@ -193,7 +194,8 @@ def test_garbage_on_the_port_disturbs_nobody(site: Site) -> None:
     assert isinstance(site.ask(Submit(MOVE, "operator-7", site.epoch)), Accepted)
 
 
-def test_places_are_few_and_an_operator_finds_one(site: Site) -> None:
+def test_places_are_few_and_an_operator_finds_one(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_module, "SILENT_NS", 600_000_000_000)  # who does not beat here is not gone
     links = [raw_link(site, "hall") for _ in range(4)]
     fifth = site.link("hall")
     site.until(lambda: not fifth.greet(0.001) and fifth.trouble, "a refusal")

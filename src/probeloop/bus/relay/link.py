@@ -125,7 +125,7 @@ class Link:
     def _refused(self, bye: wire.Bye, now: int) -> None:
         if self.up:
             self.hang_up(bye.reason, now)
-        self.trouble = f"{bye.reason}. {bye.next_move}".rstrip(". ")
+        self.trouble = " ".join(f"{bye.reason}. {bye.next_move}".split()).rstrip(". ")  # one line, whatever it sent
         self._hello_due = now + (_AGAIN_NS if bye.again else _REFUSED_NS)
 
     def meet(self, timeout_s: float) -> wire.Welcome:

@@ -17,6 +17,7 @@ import msgspec
 
 from ...data.axes import StreamSpec
 from ...data.errors import WireError
+from .keys import Role
 
 VERSION = 1
 MOST_ASKED = 1 << 20  # bytes of a message from the reader's side
@@ -30,6 +31,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Small = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=48)]
 Word = Annotated[str, msgspec.Meta(max_length=500)]
+Holder = Annotated[str, msgspec.Meta(pattern=r"^[a-z]{1,20}:[a-z][a-z0-9_-]{0,31}(\.[0-9]{1,3})?$")]
 Token = Annotated[bytes, msgspec.Meta(min_length=TOKEN, max_length=TOKEN)]
 Marks = Annotated[dict[Name, Count], msgspec.Meta(max_length=MOST_TOPICS)]
 
@@ -94,8 +96,8 @@ class Welcome(_Message, frozen=True):
     session: Token
     run: Count
     rig: Name
-    holder: Word
-    role: Word
+    holder: Holder
+    role: Role
     resumed: bool
 
 
