@@ -31,7 +31,7 @@ import hypothesis
 import psutil
 import pytest
 
-OFF_BY_DEFAULT = ("bench", "chaos", "hardware", "peers", "soak")
+OFF_BY_DEFAULT = ("bench", "chaos", "hardware", "netns", "peers", "soak")
 MARK = "PROBELOOP_TEST_RUN"
 GRACE = 2.0  # [s] for what is just ending
 SHARED_MEMORY = Path("/dev/shm")

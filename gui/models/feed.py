@@ -48,6 +48,7 @@ class Feed:
         self.ages: dict[str, float] = {}
         self.settling = False
         self.last_frame: float | None = None
+        self.clock_error = 0.0  # between the host of the rig and this one [s]
         self._link, self._journal, self._on_event = link, journal, on_event
         self._topics: dict[str, _Topic] = {}
         self._refused: dict[str, float] = {}
@@ -127,6 +128,7 @@ class Feed:
         if topic.frame is not None and now < topic.next_look:
             return
         for block in topic.source.drain():
+            topic.meter.clock_error = self.clock_error
             topic.meter.saw(block, now)
             if not topic.kind_known:
                 self._settle_kind(topic, block.spec)

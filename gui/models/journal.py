@@ -15,7 +15,7 @@ from probeloop.api import display as with_unit
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 _KEPT = 2000
-_BAD = ("died", "failed", "off", "stopped", "tripped", "missed", "reload failed", "standing")
+_BAD = ("died", "failed", "off", "stopped", "tripped", "missed", "reload failed", "standing", "cut")
 
 
 @dataclass(frozen=True)

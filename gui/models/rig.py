@@ -114,6 +114,7 @@ class Rig:
     busy: int = 0
     acquiring: bool = False
     points: list[tuple[float, float, float | None]] = field(default_factory=list)
+    clock_error: float = 0.0
 
     def process_of(self, role: str) -> str:
         """Return the process of a role, by default of that name."""
@@ -138,6 +139,8 @@ class Rig:
             self._experiment(state, reply.schema)
         elif role in ("recorder", "record"):
             self._recorder(state)
+        elif role == "link":
+            self.clock_error = _number(state.get("clock_error"), self.clock_error) or 0.0
         if "plugins" in state:
             self._plugins(process, state["plugins"], reply.schema)
         elif role.startswith("plugin"):

@@ -70,6 +70,7 @@ class Station:
 
     def _described(self, process: str, reply: Description) -> None:
         self.rig.described(process, reply)
+        self.feed.clock_error = self.rig.clock_error
         self.asker.instrument = self.rig.process_of("instrument")
 
     def _lease(self) -> tuple[str, int] | None:

@@ -6,12 +6,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from probeloop.api import display
+
 
 @dataclass(frozen=True)
 class TopicRow:
     """One line of the table. rate [frames/s]; lost: frames missing by index; age [s] of the newest block.
 
-    latency: from the end of exposure (else from publishing) to this window [s].
+    latency: from the end of exposure (else from publishing) to this window [s]; error: of that, between the clocks of
+    two hosts [s], 0 = one host.
     """
 
     name: str
@@ -24,6 +27,16 @@ class TopicRow:
     age: float | None
     latency: float | None
     newest_only: bool
+    error: float = 0.0
+
+    @property
+    def late(self) -> str:
+        """The latency in words; below its error only that."""
+        if self.latency is None:
+            return "–"
+        if self.latency <= self.error:
+            return f"< {display(self.error, 's')}"
+        return display(self.latency, "s") + (f" ± {display(self.error, 's')}" if self.error else "")
 
 
 class TopicMeter:
@@ -35,6 +48,7 @@ class TopicMeter:
         self.newest_only = False
         self.last_seen: float | None = None
         self.latency: float | None = None
+        self.clock_error = 0.0
         self._before: tuple[float, int, int] | None = None
         self._first_index = self._end_index = -1
         self._bytes = self._lost_frames = 0
@@ -58,7 +72,8 @@ class TopicMeter:
         stamp = block.exposed_ns or block.published_ns
         if stamp:
             late = now - stamp / 1e9
-            if 0 <= late < 10:
+            if -self.clock_error <= late < 10:
+                late = max(0.0, late)
                 self.latency = late if self.latency is None else 0.9 * self.latency + 0.1 * late
 
     def measure(self, now: float) -> None:
@@ -76,7 +91,7 @@ class TopicMeter:
         frames = self._end_index - self._first_index if self._first_index >= 0 else 0
         return TopicRow(
             self.name, self.kind, self.shape, max(0.0, self._rate), max(0.0, self._megabytes), frames,
-            0 if self.newest_only else lost, age, self.latency, self.newest_only,
+            0 if self.newest_only else lost, age, self.latency, self.newest_only, self.clock_error,
         )  # fmt: skip
 
 

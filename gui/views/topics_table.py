@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from probeloop.api import display
-
 from ..models.station import Station
 from .tables import PlainTable
 
@@ -16,7 +14,7 @@ _COLUMNS = (
     ("Frames", "since this window opened"),
     ("Lost", "frames missing by sequence number, in this window; drawn topics with many frames show the newest only"),
     ("Newest", "since the newest block came"),
-    ("Latency", "end of exposure to this window"),
+    ("Latency", "end of exposure to this window; from another host ± the error between the clocks"),
 )
 
 
@@ -40,7 +38,7 @@ class TopicsTable(PlainTable):
                     f"{row.frames:,}",
                     "newest only" if row.newest_only else f"{row.lost:,}",
                     "–" if row.age is None else f"{row.age:.1f} s ago",
-                    "–" if row.latency is None else display(row.latency, "s"),
+                    row.late,
                 )
                 for row in self._station.feed.rows
             ]

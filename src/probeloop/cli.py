@@ -12,7 +12,9 @@ _EXAMPLES = {
     "demo": "probeloop demo stem --headless --seconds 30 --seed 1 --json",
     "run": "probeloop run pto-beps --headless --record sessions\n  "
     'probeloop run my-rig.toml --set instrument.file=loops.h5 --set "instrument.pixel_size=5 nm"',
-    "gui": "probeloop gui --connect stem",
+    "gui": "probeloop gui --connect stem\n  probeloop gui --connect tcp://192.168.1.20:5590 --key anna",
+    "connect": "probeloop connect tcp://192.168.1.20:5590 --key anna\n  probeloop gui --connect stem-remote",
+    "keys": "probeloop keys new anna\n  probeloop keys trust anna.public --as operator",
     "stop": "probeloop stop",
     "list": "probeloop list --json",
     "new": "probeloop new plugin my_filter",
@@ -61,6 +63,26 @@ def _parser() -> argparse.ArgumentParser:
     stop = add("stop", "STOP: the instrument goes to its safe state, every queue is flushed")
     for each in (gui, stop):
         each.add_argument("--connect", metavar="RIG", help="name of the running rig (default: the only one)")
+    connect = add(
+        "connect", "make a rig of another host a rig of this one: its window, recorder and plug-ins work here"
+    )
+    connect.add_argument("endpoint", help="where its relay listens: tcp://HOST:PORT")
+    connect.add_argument("--name", help="its name here (default: its name there and -remote)")
+    connect.add_argument("--with-parent", action="store_true", help=argparse.SUPPRESS)
+    for each in (gui, connect):
+        each.add_argument("--key", metavar="NAME", help="which key of this host to use: probeloop keys list")
+        each.add_argument("--server", metavar="NAME", help="which trusted server it must be (default: the only one)")
+    keys = add("keys", "this host's keys, and those of others that it trusts").add_subparsers(
+        dest="what", metavar="WHAT", required=True
+    )
+    keys.add_parser("new", help="make a key").add_argument("name", help="of the key: small letters, digits, - and _")
+    keys.add_parser("list", help="all keys, own and trusted")
+    trust = keys.add_parser("trust", help="trust a key that was handed over")
+    trust.add_argument("file", help="its .public file")
+    trust.add_argument(
+        "--as", dest="role", required=True, choices=["viewer", "operator", "server"], help="what it may do"
+    )
+    keys.add_parser("revoke", help="trust a key no longer").add_argument("name", help="of the key")
     listing = add("list", "drop-ins found, and why any was not loaded")
     listing.add_argument("--json", action="store_true", help="print as JSON")
     new = add("new", "write a drop-in to start from")
@@ -134,7 +156,15 @@ def _dispatch(options: argparse.Namespace) -> int:
         case "gui":
             from .rig.run import open_window
 
-            return open_window(options.connect)
+            return open_window(options.connect, options.key, options.server)
+        case "connect":
+            from .rig.remote import connect
+
+            return connect(options)
+        case "keys":
+            from .rig.keys import keys
+
+            return keys(options)
         case "bench" if options.name == "detectors":
             from .bench.detectors import run as bench_detectors
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from probeloop.bus.node import Bus
+from probeloop.bus.relay import link, remote
 
 sys.path.append(str(Path(__file__).parent))  # bus_words.py, for these tests and their children
 from bus_words import CHILD, Spawn
+from relay_words import ALL, Hosts, hosts
 
 
 @pytest.fixture(params=["local", "ipc"])
@@ -57,3 +59,18 @@ def spawn(rig_id: str) -> Iterator[Spawn]:
         assert child.stdout is not None
         child.stdin.close()
         child.stdout.close()
+
+
+@pytest.fixture
+def two(tmp_path: Path, rig_id: str) -> Iterator[Hosts]:
+    with hosts(tmp_path, rig_id, topics=ALL) as made:
+        made.key("anna", "operator")
+        yield made
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence counts after 0.4 s instead of 3."""
+    for module in (link, remote):
+        monkeypatch.setattr(module, "SILENT_NS", 400_000_000)
+    monkeypatch.setattr(link, "_REDIAL_NS", 400_000_000)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from bus_words import frames, send
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probeloop.bus import publish, subscribe
 from probeloop.bus.header import HEADER
 from probeloop.bus.node import Bus
 from probeloop.bus.publish import Publisher
@@ -365,47 +362,3 @@ def test_garbage_is_never_delivered(data: st.DataObject) -> None:
         send(publisher, 7)
         reader.close()
         publisher.close()
-
-
-def test_a_polling_reader_never_sleeps(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    publisher = Publisher(bus, "camera", 1 << 12)
-    publisher.announce(frames(), 1)
-    reader = Subscriber(bus, "camera", "lossless", poll=True)
-
-    def must_not(*_: object) -> bool:
-        raise AssertionError("it slept")
-
-    monkeypatch.setattr(subscribe, "timed_wait", must_not)
-    monkeypatch.setattr(subscribe, "_let_others_run", lambda: send(publisher, 3))
-    block = reader.receive(5.0)
-    assert block is not None
-    assert reader.receive(0.0) is None
-    silent = Subscriber(bus, "silent", "newest", poll=True)
-    monkeypatch.setattr(subscribe, "_let_others_run", lambda: None)
-    assert silent.receive(0.01) is None
-    silent.close()
-    reader.close()
-    publisher.close()
-
-
-def test_a_brisk_stream_is_waited_for_awake_and_a_slow_one_is_not(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    publisher = Publisher(bus, "camera", 1 << 12)
-    publisher.announce(frames(), 1)
-    reader = Subscriber(bus, "camera", "lossless")
-    slept: list[float] = []
-    monkeypatch.setattr(subscribe, "timed_wait", lambda listener, seconds: slept.append(seconds))
-    monkeypatch.setattr(subscribe, "_let_others_run", lambda: send(publisher, 3))
-    stamps = iter([1_000_000, 1_010_000, 1_020_000, 99_000_000])
-    clock = SimpleNamespace(monotonic_ns=lambda: next(stamps), monotonic=time.monotonic)
-    monkeypatch.setattr(publish, "time", clock)
-    for _ in range(2):
-        send(publisher, 3)
-        assert reader.receive(0.0) is not None
-    assert reader.receive(0.02) is not None  # 10 us apart: found while looking again
-    assert slept == []
-    send(publisher, 3)
-    assert reader.receive(0.0) is not None
-    assert reader.receive(0.02) is None  # 79 ms apart
-    assert slept
-    reader.close()
-    publisher.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from probeloop.gui.models import layout
@@ -12,7 +13,9 @@ from probeloop.gui.models.banner import Facts, banner
 from probeloop.gui.models.journal import Journal, describe
 from probeloop.gui.models.rig import Rig
 from probeloop.gui.models.schema import fields_of
+from probeloop.gui.models.topics import TopicMeter
 
+from probeloop.data.axes import StreamSpec
 from probeloop.data.commands import MoveProbe, Scan
 from probeloop.data.control import (
     Description,
@@ -267,3 +270,25 @@ def test_models_need_no_qt() -> None:
     source = f"import sys; {imports}; print([m for m in sys.modules if m.split('.')[0] in ('PySide6', 'pyqtgraph')])"
     out = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=60)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("late_s", "error_s", "words"),
+    [(0.004, 0.0, "4 ms"), (0.004, 0.02, "< 20 ms"), (-0.01, 0.02, "< 20 ms"), (0.5, 0.02, "500 ms ± 20 ms")],
+)
+def test_a_latency_below_its_error_is_only_said_to_be_below(late_s: float, error_s: float, words: str) -> None:
+    meter = TopicMeter("camera")
+    meter.clock_error = error_s
+    spec = StreamSpec("camera", "values")
+    meter.saw(
+        SimpleNamespace(spec=spec, count=1, index=0, exposed_ns=round((100 - late_s) * 1e9), published_ns=0), 100.0
+    )
+    assert meter.row(0).late == words
+
+
+def test_a_rig_of_another_host_says_how_well_its_clock_is_known() -> None:
+    rig = Rig()
+    assert rig.clock_error == 0.0
+    rig.described("link", Description("link", "link", {"clock_error": None}))
+    rig.described("link", Description("link", "link", {"clock_error": 0.003}))
+    assert rig.clock_error == 0.003

@@ -30,7 +30,7 @@ except ImportError:  # Windows: one process at a time creates rows, untested
 _ROW = struct.Struct("<48s24sII6q")
 ROWS = 1024
 SIZE = _ROW.size * ROWS
-TOPIC, CREDIT, PULSE = 1, 2, 3
+TOPIC, CREDIT, PULSE, RUN = 1, 2, 3, 4
 _KIND_AT, _WORDS_AT = 72, 80
 
 
@@ -39,6 +39,7 @@ class Row:
     """One claimed row; `words` is live shared memory, one 64-bit integer an element."""
 
     number: int
+    kind: int
     name: str
     owner: str
     pid: int
@@ -149,16 +150,17 @@ class Ledger:
             if self._row(row.number).pid == row.pid:
                 self._kinds[row.number] = 0
 
-    def rows(self, kind: int, name: str | None = None) -> list[Row]:
-        """Return every row of a kind, or of a kind and name."""
-        found = [self._row(number) for number, each in enumerate(self._kinds.tolist()) if each == kind]
+    def rows(self, kind: int | None, name: str | None = None) -> list[Row]:
+        """Return every row of a kind (None = of all kinds), or of a kind and name."""
+        kinds = enumerate(self._kinds.tolist())
+        found = [self._row(number) for number, each in kinds if (each if kind is None else each == kind)]
         return found if name is None else [row for row in found if row.name == name]
 
     def _row(self, number: int) -> Row:
         at = number * _ROW.size
-        name, owner, _, pid, *_ = _ROW.unpack_from(self._view, at)
+        name, owner, kind, pid, *_ = _ROW.unpack_from(self._view, at)
         words = self._view[at + _WORDS_AT : at + _ROW.size].cast("q")
-        return Row(number, _text(name), _text(owner), pid, words)
+        return Row(number, kind, _text(name), _text(owner), pid, words)
 
     def close(self, *, remove: bool = False) -> None:
         """Let go of the file; `remove` also deletes it."""

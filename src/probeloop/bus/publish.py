@@ -106,6 +106,15 @@ class Publisher:
         """Index of the next frame of this topic."""
         return self._words[NEXT_INDEX]
 
+    def skip_to(self, index: int) -> None:
+        """Go on at `index`: the frames before it never come, and readers count them as lost.
+
+        Raises BusError for an index that was used already.
+        """
+        if index < self._words[NEXT_INDEX]:
+            raise BusError(f"{self.topic!r} is at index {self._words[NEXT_INDEX]}, not before {index}")
+        self._words[NEXT_INDEX] = index
+
     @property
     def readers(self) -> int:
         """How many readers the topic has (a killed one counts until it is cleaned up)."""
@@ -138,6 +147,13 @@ class Publisher:
             self._spec, self._frame_bytes = spec, spec.frame_bytes
             self._encoded = msgspec.Raw(spec.encode())
         self._tell(Announcement(self.sizes.slot, self.next_index, generation, self._encoded))
+
+    def grow(self, max_block_bytes: int) -> None:
+        """Reserve for blocks up to this size from here on; readers follow. Raises SharedMemoryError or BusError."""
+        if self._loaned:
+            raise BusError(f"topic {self.topic!r} grows while a block is being filled", "send or discard it")
+        if max_block_bytes > self.max_block_bytes:
+            self._open(max_block_bytes)
 
     def loan(self, capacity: int) -> FrameBuffer:
         """Return memory for up to `capacity` frames, to be filled in place and given to `send` or `discard`.
@@ -193,10 +209,12 @@ class Publisher:
         exposed_ns: int = 0,
         payload_bytes: int | None = None,
         checksum: int = 0,
+        published_ns: int = 0,
     ) -> int:
         """Publish rows [0, count) of a loaned buffer and wake the readers; return the index of its first frame.
 
-        payload_bytes: needed for a ragged block alone. Raises WireError for a count beyond the capacity, BusError
+        payload_bytes: needed for a ragged block alone. published_ns: of a block that was published elsewhere before,
+        on this host's clock (0 = now). Raises WireError for a count beyond the capacity, BusError
         for a buffer that isn't loaned.
         """
         if not 0 <= count <= buffer.capacity:
@@ -214,7 +232,7 @@ class Publisher:
         # the reader learns of announcements from the block: to look at our word for each would bounce its cache line
         HEADER.pack_into(
             header, 0, LAYOUT, flags, index, count, buffer.capacity, generation, revision, source_index,
-            time.monotonic_ns(), exposed_ns, size, checksum, words[ANNOUNCED],
+            published_ns or time.monotonic_ns(), exposed_ns, size, checksum, words[ANNOUNCED],
         )  # fmt: skip
         getattr(sample, _INITIALISED)().send()
         self._notifier.notify()

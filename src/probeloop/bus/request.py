@@ -17,6 +17,7 @@ _BODY_BYTES = 4096
 _CLIENTS = 32
 _SLICE_S = 0.5
 _LAST_LOOKS = 50
+MOST_QUESTIONS = 4  # of one client at a time
 
 Respond = Callable[[bytes], None]
 
@@ -30,7 +31,7 @@ def _service(bus: Bus, name: str) -> Any:
             .request_response(element, element)
             .max_servers(2)
             .max_clients(_CLIENTS)
-            .max_active_requests_per_client(4)
+            .max_active_requests_per_client(MOST_QUESTIONS)
             .max_response_buffer_size(2)
             .max_nodes(64)
             .open_or_create()
@@ -126,7 +127,8 @@ class Client:
         self._factory = _service(bus, service)
         self._events = (bus.event_service(f"{service}/asked"), bus.event_service(f"{service}/answered"))
         self._notifier = bus.retry(self._events[0].notifier_builder().create, f"ask {service!r}")
-        self._listener: Any = bus.retry(self._events[1].listener_builder().create, f"ask {service!r}")
+        self.listener: Any = bus.retry(self._events[1].listener_builder().create, f"ask {service!r}")
+        self._open: list[Question] = []
 
         def make() -> Any:
             builder = self._factory.client_builder().initial_max_slice_len(_BODY_BYTES)
@@ -134,38 +136,81 @@ class Client:
 
         self._port: Any = bus.retry(make, f"ask {service!r}")
 
-    def call(self, body: bytes, timeout_s: float = 1.0) -> bytes:
-        """Send a request and return its reply; raises BusError when nobody serves or answers in time."""
+    def ask(self, body: bytes) -> Question:
+        """Send a request and return at once; close the question. Raises BusError when nobody serves."""
+        if len(self._open) >= MOST_QUESTIONS:
+            raise BusError(f"{MOST_QUESTIONS} questions to {self.service!r} are open", "wait for an answer")
         request = self._port.loan_slice_uninit(len(body))
         ctypes.memmove(request.payload_ptr, body, len(body))
-        answer = request.assume_init().send()
+        question = Question(self.service, request.assume_init().send(), self._open)
+        if not question.heard:
+            question.close()
+            raise BusError(f"nobody serves {self.service!r}", "is that process running?")
+        self._notifier.notify()
+        return question
+
+    def call(self, body: bytes, timeout_s: float = 1.0) -> bytes:
+        """Send a request and return its reply; raises BusError when nobody serves or answers in time."""
+        question = self.ask(body)
         try:
-            if answer.number_of_server_connections == 0:
-                raise BusError(f"nobody serves {self.service!r}", "is that process running?")
-            self._notifier.notify()
             deadline = time.monotonic() + timeout_s
-            while True:
-                connected = answer.is_connected
-                response = answer.receive()
-                if response is not None:
-                    payload = response.payload()
-                    reply = ctypes.string_at(payload.data_ptr, payload.len())
-                    response.delete()
-                    return reply
-                if not connected:
-                    raise BusError(f"{self.service!r} dropped the request", "it may be restarting; ask again")
+            while (reply := question.reply()) is None:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise BusError(f"{self.service!r} did not answer within {timeout_s:g} s", "is that process hung?")
-                timed_wait(self._listener, min(left, _SLICE_S))
+                timed_wait(self.listener, min(left, _SLICE_S))
+            return reply
         finally:
-            answer.delete()
+            question.close()
+
+    def hear(self) -> None:
+        """Empty the wake-up event."""
+        self.listener.try_wait()
+
+    def pending(self) -> bool:
+        """Whether an open question is answered, or never will be."""
+        return any(question.over for question in self._open)
 
     def close(self) -> None:
         """Stop asking; harmless when closed already."""
         if self._port is None:
             return
-        for port in (self._port, self._listener, self._notifier):
+        for question in tuple(self._open):
+            question.close()
+        for port in (self._port, self.listener, self._notifier):
             port.delete()
-        self._port = self._listener = None
+        self._port = self.listener = None
         self._factory = self._events = None  # type: ignore[assignment]
+
+
+class Question:
+    """A request that was sent; one thread, the one of its Client."""
+
+    def __init__(self, service: str, answer: Any, among: list[Question]) -> None:
+        self._service, self._answer, self._among = service, answer, among
+        self.heard = answer.number_of_server_connections > 0
+        among.append(self)
+
+    @property
+    def over(self) -> bool:
+        """Whether `reply` would return an answer or raise."""
+        return bool(self._answer.has_response) or not self._answer.is_connected
+
+    def reply(self) -> bytes | None:
+        """Return the answer if it is there; raises BusError when the server dropped the request."""
+        connected = self._answer.is_connected
+        response = self._answer.receive()
+        if response is None:
+            if not connected:
+                raise BusError(f"{self._service!r} dropped the request", "it may be restarting; ask again")
+            return None
+        payload = response.payload()
+        reply = ctypes.string_at(payload.data_ptr, payload.len())
+        response.delete()
+        return reply
+
+    def close(self) -> None:
+        """Want no answer any more; harmless when closed already."""
+        if self in self._among:
+            self._among.remove(self)
+            self._answer.delete()

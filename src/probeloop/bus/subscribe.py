@@ -193,6 +193,19 @@ class Subscriber:
         while (block := self._next()) is not None:
             yield block
 
+    @property
+    def start(self) -> int:
+        """Index of the first frame that this reader can get."""
+        return self._start
+
+    def give_credit(self, on: bool) -> None:
+        """Keep a source that can wait behind this lossless reader, or let it go on without; then it may lose."""
+        if on and self._credit is None:
+            self._credit = ReaderCredit(self.bus, self.topic, self._expected)
+        elif not on and self._credit is not None:
+            self._credit.close()
+            self._credit = None
+
     def hear(self) -> None:
         """Empty the wake-up event."""
         self.listener.try_wait()

@@ -27,26 +27,45 @@ class Source(Protocol):
         ...
 
 
+class Socket(Protocol):
+    """The same for a file descriptor that can be waited on until it is readable."""
+
+    fd: int
+
+    def hear(self) -> None:
+        """Nothing needs to be emptied: what is pending is read."""
+        ...
+
+    def pending(self) -> bool:
+        """Whether a read would find something; the looking itself takes the descriptor's own wake-ups."""
+        ...
+
+
 class Poller:
-    """Waits for any of several Subscribers, Servers, EventReaders or Bells; one thread at a time.
+    """Waits for any of several Subscribers, Servers, Clients, EventReaders, Bells or sockets; one thread at a time.
 
     Events coalesce, so whoever wakes must drain every ready source; what was left is reported again at once.
     Close the Poller before its sources.
     """
 
-    def __init__(self, bus: Bus, *sources: Source) -> None:
+    def __init__(self, bus: Bus, *sources: Source | Socket) -> None:
         self._set: Any = (
             iox2.WaitSetBuilder.new().signal_handling_mode(iox2.SignalHandlingMode.Disabled).create(bus.service_type)
         )
-        self._sources: list[tuple[Source, Any]] = []
+        self._sources: list[tuple[Source | Socket, Any]] = []
         for source in sources:
             self.add(source)
 
-    def add(self, source: Source) -> None:
+    def add(self, source: Source | Socket) -> None:
         """Wait for one more source."""
-        self._sources.append((source, self._set.attach_notification(source.listener)))
+        fd = getattr(source, "fd", None)
+        if fd is None:
+            guard = self._set.attach_notification(source.listener)  # type: ignore[union-attr]
+        else:
+            guard = self._set.attach_notification_fd(iox2.FileDescriptor.non_owning_new(fd))
+        self._sources.append((source, guard))
 
-    def remove(self, source: Source) -> None:
+    def remove(self, source: Source | Socket) -> None:
         """Wait for this source no longer; harmless when it was not waited for."""
         for item in self._sources:
             if item[0] is source:
@@ -54,7 +73,7 @@ class Poller:
                 self._sources.remove(item)
                 return
 
-    def wait(self, timeout_s: float) -> list[Source]:
+    def wait(self, timeout_s: float) -> list[Source | Socket]:
         """Return the sources that have something, an empty list after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         while True:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..bus.event import Bell, EventReader
 from ..bus.heartbeat import Pulse
-from ..bus.ledger import TOPIC
+from ..bus.ledger import PULSE, TOPIC
 from ..bus.node import Bus
 from ..bus.request import Client
 from ..bus.wait import Poller
@@ -21,9 +21,16 @@ from ..plugin.pulse import WORK
 if TYPE_CHECKING:
     from ..bus.subscribe import Subscriber
 
-INSTRUMENT = "instrument"
+INSTRUMENT, LINK = "instrument", "link"  # the link: of a rig that runs on another host
 SERVICES = (INSTRUMENT, "experiment", "recorder")
 _STOP_REPLY_S = 1.0
+
+
+def services_of(bus: Bus) -> list[str]:
+    """Return the services of a rig that can be asked: its own, its link's, and one a plug-in instance."""
+    plugins = sorted({row.name for row in bus.ledger.rows(WORK)})
+    link = [LINK] if bus.ledger.rows(PULSE, LINK) else []
+    return [*SERVICES, "supervisor", *link, *(service_name(plugin) for plugin in plugins)]
 
 
 class Events:
@@ -118,8 +125,7 @@ class Connection:
 
     def services(self) -> list[str]:
         """Return the services that can be asked: the rig's own, and one a plug-in instance."""
-        plugins = sorted({row.name for row in self._bus.ledger.rows(WORK)})
-        return [*SERVICES, *(service_name(plugin) for plugin in plugins)]
+        return [name for name in services_of(self._bus) if name != "supervisor"]
 
     def processes(self) -> dict[str, float]:
         """Return the age of the last heartbeat [s] by process."""

@@ -16,7 +16,7 @@ from .output import emit_json
 from .run import has_screen
 from .supervisor import running_rigs
 
-_EXTRAS = {"gui": ("PySide6", "pyqtgraph"), "formats": ("rsciio", "h5py", "igor2")}
+_EXTRAS = {"gui": ("PySide6", "pyqtgraph"), "formats": ("rsciio", "h5py", "igor2"), "remote": ("zmq",)}
 _QT_LIBRARIES = ("libGL.so.1", "libEGL.so.1", "libxkbcommon.so.0", "libfontconfig.so.1", "libdbus-1.so.3",
                  "libglib-2.0.so.0")  # fmt: skip
 

@@ -17,7 +17,7 @@ from ..data.errors import ProbeloopError
 from ..plugin.instance import PluginInstance
 from .schema import Rig
 
-Role = Literal["check", "instrument", "guard", "recorder", "experiment", "plugins", "window", "stop_window"]
+Role = Literal["check", "instrument", "guard", "recorder", "experiment", "plugins", "relay", "window", "stop_window"]
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    _end_with_parent()
+    end_with_parent()
     try:
         return _run(config, stop)
     except ProbeloopError as error:
@@ -57,8 +57,8 @@ def main(arguments: list[str]) -> int:
     return 1
 
 
-def _end_with_parent() -> None:
-    """Ask Linux for SIGTERM when the supervisor dies, so that the instrument goes safe, then ends."""
+def end_with_parent() -> None:
+    """Ask Linux for SIGTERM when who started this process dies, so that the instrument goes safe, then ends."""
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)

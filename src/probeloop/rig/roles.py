@@ -161,6 +161,20 @@ def recorder(config: ProcessConfig, stop: threading.Event) -> None:
         )
 
 
+def relay(config: ProcessConfig, stop: threading.Event) -> None:
+    """Serve readers and operators on other hosts, as the rig's [relay] says."""
+    from ..bus.relay.keys import KeyRing
+    from ..bus.relay.out import run_relay
+    from .client import services_of
+    from .remote import rules_of
+
+    entry = config.rig.relay
+    assert entry is not None
+    with Bus(config.rig.name, config.name) as bus:
+        expected = tuple(map(str, _instrument_state(bus, stop).get("topics", {})))
+        run_relay(bus, rules_of(entry), KeyRing(), lambda: services_of(bus), expected=expected, stop=stop)
+
+
 def window(config: ProcessConfig, stop: threading.Event) -> int:
     """Show the window."""
     return show("probeloop.gui.app:main", config.rig.name)
@@ -185,6 +199,13 @@ def show(window: str, rig_id: str) -> int:
 def _calibrations(config: ProcessConfig, bus: Bus, stop: threading.Event) -> CalibrationSet:
     """Return the instrument's calibrations, with the rig's own on top; waits until the instrument answers."""
     from ..data.calibration import Calibration
+
+    found = _instrument_state(bus, stop).get("info", {}).get("calibrations", ())
+    return CalibrationSet(msgspec.convert(found, tuple[Calibration, ...])).replace(config.rig.calibrations)
+
+
+def _instrument_state(bus: Bus, stop: threading.Event) -> dict[str, Any]:
+    """Return what the instrument says of itself; waits until it answers."""
     from ..data.control import Describe, Description, decode_reply, encode
 
     client = Client(bus, "instrument")
@@ -197,9 +218,7 @@ def _calibrations(config: ProcessConfig, bus: Bus, stop: threading.Event) -> Cal
                     raise ProbeloopError("ended before the instrument was there") from None
                 continue
             if isinstance(reply, Description):
-                found = reply.state.get("info", {}).get("calibrations", ())
-                own = msgspec.convert(found, tuple[Calibration, ...])
-                return CalibrationSet(own).replace(config.rig.calibrations)
+                return reply.state
     finally:
         client.close()
     raise DriverError(f"the instrument does not answer since {_PATIENCE_S:g} s", "see log/instrument.log")

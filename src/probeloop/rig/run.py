@@ -27,6 +27,10 @@ def run(options: argparse.Namespace) -> int:
         rig = _rig(options)
     except RigError as error:
         raise SettingsError([*error.problems, *_faults(error.rig)], error.next_move) from None
+    if rig.relay is not None:
+        from .remote import check_relay
+
+        check_relay(rig.relay)
     headless = options.headless or not has_screen()
     if not headless:
         _need("PySide6", "gui", "or add --headless")
@@ -64,13 +68,21 @@ def has_screen() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def open_window(name: str | None) -> int:
-    """Open the window of a running rig in this process; raises BusError when there is none, or no screen."""
+def open_window(name: str | None, key: str | None = None, server: str | None = None) -> int:
+    """Open the window of a running rig in this process; raises BusError when there is none, or no screen.
+
+    name: of a rig of this host, or the address of one elsewhere, for which `key` and `server` are the keys.
+    """
     if not has_screen():
         raise BusError("there is no screen here", "set DISPLAY, or run headless: probeloop run RIG --headless")
     _need("PySide6", "gui", "")
     from .roles import show
 
+    if name is not None and "://" in name:
+        from .remote import mirrored
+
+        with mirrored(name, key, server) as rig_id:
+            return show("probeloop.gui.app:main", rig_id)
     return show("probeloop.gui.app:main", which_rig(name))
 
 

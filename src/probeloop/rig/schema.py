@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ import msgspec
 
 from ..data.calibration import Calibration
 from ..data.commands import SpectrumKind
-from ..data.errors import ProbeloopError, Problem, SettingsError
+from ..data.errors import BusError, ProbeloopError, Problem, SettingsError
 from ..data.limits import Alarm, Limits, tightened
 from ..data.settings import Settings, allowed, convert
 from ..data.units import to_si
@@ -63,6 +63,33 @@ class RecordEntry(Settings):
     fsync: bool = False
 
 
+class RelayEntry(Settings):
+    """What goes to other hosts, and who may come.
+
+    bind: tcp://HOST:PORT. key: this host's pair; without one only this machine can connect, and `without_keys` is
+    what it may do. allow: names of trusted keys, None = all of them (probeloop keys list). topics: pattern = mode,
+    the first that fits; none = all topics, of frames the newest and of everything else all. buffer_mb: kept for one
+    lossless topic of one reader [MiB].
+    """
+
+    bind: str
+    key: Name | None = None
+    allow: tuple[Name, ...] | None = None
+    without_keys: Literal["viewer", "operator"] = "viewer"
+    topics: dict[str, Literal["newest", "lossless"]] = {}
+    compression: Literal["lz4", "none"] = "lz4"
+    buffer_mb: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
+
+    def problems(self) -> Iterable[str]:
+        """An address, and a key where others can reach it."""
+        from ..bus.relay.sockets import Endpoint
+
+        try:
+            Endpoint.parse(self.bind).require_key(self.key, 'probeloop keys new NAME, then key = "NAME"')
+        except BusError as error:
+            yield str(error)
+
+
 class Rig(msgspec.Struct, frozen=True, kw_only=True):
     """A rig, checked as far as that is possible without its instrument."""
 
@@ -74,6 +101,7 @@ class Rig(msgspec.Struct, frozen=True, kw_only=True):
     plugins: dict[str, PluginEntry] = {}
     plans: tuple[PlanEntry, ...] = ()
     record: RecordEntry = RecordEntry()
+    relay: RelayEntry | None = None
     calibrations: tuple[Calibration, ...] = ()
     spectra: dict[str, SpectrumKind] = {}
     budget: dict[str, float] = {}
@@ -100,8 +128,8 @@ class RigError(SettingsError):
 def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = "") -> Rig:
     """Make a Rig of a parsed file; raises SettingsError with every fault, its key path and what is allowed."""
     problems: list[Problem] = []
-    known = {"schema", "name", "description", "instrument", "limits", "plugins", "plan", "record", "calibrations",
-             "spectra", "budget", "approval", "plugin_folders", "memory_budget"}  # fmt: skip
+    known = {"schema", "name", "description", "instrument", "limits", "plugins", "plan", "record", "relay",
+             "calibrations", "spectra", "budget", "approval", "plugin_folders", "memory_budget"}  # fmt: skip
     problems += [Problem(str(key), "unknown", ", ".join(sorted(known))) for key in values if key not in known]
     if values.get("schema") != SCHEMA:
         problems.append(Problem("schema", f"{values.get('schema')!r}", f"{SCHEMA}"))
@@ -123,6 +151,7 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
         plans = []
     made_plans = [_convert(PlanEntry, each, f"plan[{i}]", problems) for i, each in enumerate(plans)]
     record = _convert(RecordEntry, _table(values, "record", problems), "record", problems)
+    relay = _convert(RelayEntry, values["relay"], "relay", problems) if "relay" in values else None
     limits = _limits(_table(values, "limits", problems), problems)
     calibrations = _calibrations(values.get("calibrations", []), problems)
     spectra = _each(_table(values, "spectra", problems), SpectrumKind, "spectra", problems)
@@ -146,6 +175,7 @@ def check(values: Mapping[str, Any], name: str, folder: str = "", source: str = 
         plugins=plugins,
         plans=tuple(plan for plan in made_plans if plan is not None),
         record=record or RecordEntry(),
+        relay=relay,
         calibrations=calibrations,
         plugin_folders=tuple(folders),
         spectra=spectra,

@@ -118,6 +118,8 @@ class Session:
         start("guard", "guard")
         start("recorder", "recorder")
         start("experiment", "experiment")
+        if self.rig.relay is not None:
+            start("relay", "relay")
         if not self.headless:
             start("window", "window", restart=False)
             start("stop_window", "stop_window")
@@ -319,7 +321,7 @@ class Session:
         begun = time.monotonic()
         self.killed = self._supervisor.stop("window", "stop_window", "experiment")
         self.killed += self._supervisor.stop("instrument")
-        self.killed += self._supervisor.stop("guard")
+        self.killed += self._supervisor.stop("guard", "relay")
         if self._plugins is not None:
             self._plugins.close()
         self.killed += self._supervisor.stop("recorder")
