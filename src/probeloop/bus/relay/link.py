@@ -17,7 +17,8 @@ from .sockets import Calling, Endpoint
 
 CONTROL, DATA = 0, 1
 SILENT_NS = 3_000_000_000
-_HELLO_NS, _AGAIN_NS, _REDIAL_NS, _REFUSED_NS = 500_000_000, 100_000_000, 2_500_000_000, 2_000_000_000
+_HELLO_NS, _AGAIN_NS, _CONNECTING_NS = 500_000_000, 100_000_000, 10_000_000
+_REDIAL_NS, _REFUSED_NS = 2_500_000_000, 2_000_000_000
 _BEAT_NS, _FIRST_NS, _FIRST = 250_000_000, 40_000_000, 10
 
 
@@ -63,8 +64,8 @@ class Link:
             if now > self._redial_due:
                 self._redial(now)
             if now > self._hello_due:
-                self._hello_due = now + _HELLO_NS
-                self.send(CONTROL, wire.Hello(wire.VERSION, self.instance))
+                said = self.send(CONTROL, wire.Hello(wire.VERSION, self.instance))
+                self._hello_due = now + (_HELLO_NS if said else _CONNECTING_NS)
         elif now > self._beat_due:
             self._beats += 1
             self._beat_due = now + (_FIRST_NS if self._beats < _FIRST else _BEAT_NS)
