@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bus.node import Bus
+from ..bus.stats import newest_gaps
 from ..bus.subscribe import Subscriber
 from ..data.assemble import is_pixel
 from ..data.axes import StreamSpec
@@ -231,9 +232,9 @@ class Host:
     def _report_gaps(self) -> None:
         stats = self.reader.stats if self.reader is not None else None
         if stats is not None and stats.lost > self._lost:
-            first = stats.gaps[-1][0] if stats.gaps else self.next_index
-            self.report(Gap(topic=self.topic, first=first, count=stats.lost - self._lost,
-                            reason=f"{self.instance.name} was too slow"))  # fmt: skip
+            for first, count in newest_gaps(stats.gaps, stats.lost - self._lost):
+                reason = f"{self.instance.name} was too slow"
+                self.report(Gap(topic=self.topic, first=first, count=count, reason=reason))
             self._lost = stats.lost
 
     def _is_new(self, block: FrameBlock) -> bool:

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import math
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ _serial = itertools.count()
 class Disk:
     """Atomic files. `system` is `os`, or a stand-in that fails when it is told to.
 
-    sync: fsync each file before it is moved into place. written: bytes moved into place so far.
+    sync: fsync each file before it is moved into place. written: bytes moved into place so far. unsynced: what was
+    moved into place without.
     """
 
     def __init__(self, system: Any = os, sync: bool = False) -> None:
@@ -57,18 +57,14 @@ class Disk:
         """Make a folder and those above it."""
         self.system.makedirs(str(folder), exist_ok=True)
 
-    def settle(self, seconds: float = 0.2) -> None:
-        """Bring what was moved into place to the disk itself, newest last, for at most `seconds`; the rest waits."""
-        until = time.monotonic() + seconds
-        self.unsynced = list(dict.fromkeys(self.unsynced))
-        while self.unsynced and time.monotonic() < until:
-            name = self.unsynced.pop(0)
-            with contextlib.suppress(FileNotFoundError):
-                handle = os.open(name, os.O_RDONLY)
-                try:
-                    self.system.fsync(handle)
-                finally:
-                    os.close(handle)
+    def settle(self, name: str) -> None:
+        """Bring a file that was moved into place to the disk itself; raises OSError. Any thread."""
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(name, os.O_RDONLY)
+            try:
+                self.system.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 class ChunkedArray:
@@ -120,6 +116,13 @@ class ChunkedArray:
         """
         if not len(cells):
             return []
+        low, high = int(cells[0]), int(cells[-1])
+        is_run = high - low + 1 == len(cells) and (len(cells) == 1 or bool((cells[1:] - cells[:-1] == 1).all()))
+        if is_run and self._whole_rows and (only := low // self.layout.chunk_cells) == high // self.layout.chunk_cells:
+            start = low - only * self.layout.chunk_cells
+            self._buffer(only)[start : start + len(cells)] = values
+            self.dirty.add(only)
+            return [only]
         chunk, within = self.place(cells)
         touched = (
             [int(chunk[0])] if chunk[0] == chunk[-1] and np.all(chunk == chunk[0]) else np.unique(chunk).tolist()
@@ -131,11 +134,7 @@ class ChunkedArray:
             else:
                 mask = chunk == each
                 place, part = within[mask], values[mask]
-            first, last = int(place[0]), int(place[-1])
-            if last - first + 1 == len(place) and (len(place) == 1 or bool(np.all(np.diff(place) == 1))):
-                buffer[first : last + 1] = part
-            else:
-                buffer[place] = part
+            buffer[place] = part
             self.dirty.add(each)
         return touched
 
