@@ -19,6 +19,7 @@ from probeloop.api import (
     Axis,
     Blank,
     Calibration,
+    Clock,
     FrameBuffer,
     FrameFlag,
     InstrumentInfo,
@@ -35,6 +36,7 @@ from probeloop.api import (
 Frame = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 NUMBER_PIXELS = 4  # uint16 each: a frame's number, little-endian
 HALF = 100e-9  # [m]
+SEEN = 256e-3  # what the camera sees across [rad]
 
 
 class SteadyCameraSettings(Settings):
@@ -61,10 +63,11 @@ class SteadyCamera:
 
     def __init__(self, parameters: SteadyCameraSettings | None = None) -> None:
         self.parameters = p = parameters or SteadyCameraSettings()
-        self.clock = MonotonicClock()
+        self.clock: Clock = MonotonicClock()
         rng = np.random.default_rng(p.seed)
         self._pool = rng.poisson(p.mean, (p.pool, p.pixels, p.pixels)).astype("<u2")
-        self._flipped = p.flip_frames
+        self._angle = SEEN / p.pixels
+        self._flipped = frozenset(p.flip_frames)
         self._dropped = np.asarray(p.drop_frames, np.int64)
         self._cancelled = threading.Event()
         self._blanked = False
@@ -125,7 +128,7 @@ class SteadyCamera:
                 Axis("y", ny, step_y, region.centre_y - step_y * (ny - 1) / 2, "m"),
                 Axis("x", nx, step_x, region.centre_x - step_x * (nx - 1) / 2, "m"),
             ),
-            tuple(Axis(name, self.parameters.pixels, 1e-3, 0.0, "rad") for name in ("ky", "kx")),
+            tuple(Axis(name, self.parameters.pixels, self._angle, 0.0, "rad") for name in ("ky", "kx")),
             units="e",
             origin="simulation",
             stamp="hardware",
@@ -134,14 +137,14 @@ class SteadyCamera:
         frames = self._frames(command, period, self._cancelled)
         return Acquisition("camera", spec, frames, frame_period_ns=period, settings={"rate": 1e9 / period})
 
-    def expected(self, number: int) -> NDArray[np.uint16]:
-        """Return what frame `number` must be, (pixels, pixels)."""
-        frame = self._pool[number % len(self._pool)].copy()
-        frame[0, :NUMBER_PIXELS] = np.array([number], "<i8").view("<u2")
-        return frame
+    def expected(self, numbers: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """Return what the frames of these numbers must be, (N, pixels, pixels)."""
+        frames: NDArray[np.uint16] = self._pool[numbers % len(self._pool)]
+        frames[:, 0, :NUMBER_PIXELS] = numbers.astype("<i8").view("<u2").reshape(-1, NUMBER_PIXELS)
+        return frames
 
     def truth(self) -> dict[str, Any]:
-        """Return what no real camera tells: expected(number), the frame of that number as it must arrive."""
+        """Return what no real camera tells: expected(numbers), the frames of these numbers as they must arrive."""
         return {"expected": self.expected}
 
     def _frames(self, command: Scan, period: int, cancelled: threading.Event) -> Generator[int, FrameBuffer, None]:
@@ -152,8 +155,8 @@ class SteadyCamera:
         electrons = self.parameters.mean * self.parameters.pixels**2
         base, at = self._exposed, 0
         self._exposed += len(order)
-        buffer = yield 0
         start = self.clock.now_ns()
+        buffer = yield 0
         while at < len(order):
             late = (self.clock.now_ns() - start) // period - at - self.parameters.buffer
             if late > 0:
@@ -200,7 +203,7 @@ class SteadyCamera:
 
         return (
             known("pattern_centre", (half, half), "px"),
-            known("detector_scale", (1e-3,), "rad/px"),
+            known("detector_scale", (self._angle,), "rad/px"),
             known("convergence_angle", (25e-3,), "rad"),
             known("scan_detector_rotation", (0.0,), "rad"),
             known("scan_detector_flip", (1.0,), ""),

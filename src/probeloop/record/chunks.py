@@ -118,7 +118,11 @@ class ChunkedArray:
             return []
         low, high = int(cells[0]), int(cells[-1])
         is_run = high - low + 1 == len(cells) and (len(cells) == 1 or bool((cells[1:] - cells[:-1] == 1).all()))
-        if is_run and self._whole_rows and (only := low // self.layout.chunk_cells) == high // self.layout.chunk_cells:
+        if (
+            is_run
+            and self._whole_rows
+            and (only := low // self.layout.chunk_cells) == high // self.layout.chunk_cells
+        ):
             start = low - only * self.layout.chunk_cells
             self._buffer(only)[start : start + len(cells)] = values
             self.dirty.add(only)
