@@ -75,17 +75,18 @@ class ChunkedArray:
         self.open: dict[int, NDArray[Any]] = {}
         self.dirty: set[int] = set()
         self._folders: set[Path] = set()
+        self._spare: NDArray[Any] | None = None  # of the chunk closed last: new memory would cost as much as encoding
+        self._chunk_cells = layout.chunk_cells
         self._inner = math.prod(layout.nav[1:])
         self._whole_rows = layout.chunk_nav[1:] == layout.nav[1:]
         self._across = 1 if self._whole_rows else -(-layout.nav[-1] // layout.chunk_nav[-1])
 
-    def place(self, cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the chunk of each cell and its place there."""
+    def place(self, cells: Any) -> tuple[Any, Any]:
+        """Return the chunk of each cell and its place there; cells: (M,) int64, or one number."""
         if self._whole_rows:
-            chunk, within = np.divmod(cells, self.layout.chunk_cells)
-            return chunk, within
-        row, column = np.divmod(cells, self.layout.nav[-1])
-        across, within = np.divmod(column, self.layout.chunk_nav[-1])
+            return divmod(cells, self._chunk_cells)
+        row, column = divmod(cells, self.layout.nav[-1])
+        across, within = divmod(column, self._chunk_cells)
         return row * self._across + across, within
 
     def cells_of(self, chunk: int) -> tuple[int, int]:
@@ -145,8 +146,15 @@ class ChunkedArray:
     def _buffer(self, chunk: int) -> NDArray[Any]:
         if chunk not in self.open:
             path = self.key(chunk)
-            self.open[chunk] = self.from_disk(path.read_bytes()) if path.exists() else filled(self.layout)
+            self.open[chunk] = self.from_disk(path.read_bytes()) if path.exists() else self._empty()
         return self.open[chunk]
+
+    def _empty(self) -> NDArray[Any]:
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return filled(self.layout)
+        spare[...] = self.layout.fill
+        return spare
 
     def from_disk(self, raw: bytes) -> NDArray[Any]:
         """Return a chunk as frames (cells, *frame_shape); raises RecordError when it is damaged."""
@@ -167,13 +175,18 @@ class ChunkedArray:
         self.disk.put(path, encode(frames))
         self.dirty.discard(chunk)
         if close:
-            del self.open[chunk]
+            self._spare = self.open.pop(chunk)
 
     def write_dirty(self) -> Iterator[int]:
         """Write every changed chunk, oldest first, and name each when it is in place."""
         for chunk in sorted(self.dirty):
             self.write(chunk)
             yield chunk
+
+    def let_go(self, before: int) -> None:
+        """Keep no chunk in memory that is on disk and has a number below `before`."""
+        for chunk in [chunk for chunk in self.open if chunk < before and chunk not in self.dirty]:
+            del self.open[chunk]
 
     def forget_folders(self) -> None:
         """The tree is made anew: no folder is known to exist."""

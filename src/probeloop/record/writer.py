@@ -219,9 +219,10 @@ class PointFile(_Faults):
             if not whole:
                 self.zspy.begin()
             for array in self.zspy.arrays:
-                last = self.rows // array.layout.chunk_cells
                 for chunk in sorted(array.dirty):
-                    array.write(chunk, close=whole and chunk < last - 1)
+                    array.write(chunk)
+                if whole:
+                    array.let_go(self.rows // array.layout.chunk_cells - 1)
                 array.announce((self.rows, *array.layout.trail))
             if not self.zspy.exists:
                 self.zspy.move_in()

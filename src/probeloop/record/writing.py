@@ -112,19 +112,19 @@ class WritingThread:
     def _flush(self) -> None:
         self._flushed = time.monotonic()  # from the start of a flush, so that a slow disk is not asked less often
         self.writer.flush()
+        if self._settler.fault:
+            self.writer.faults.append(self._settler.fault)
+            self._settler.fault = ""
         self._told()
-        if self._sync == "second" and self._flushed - self._settled >= 1.0:
+        if self._sync != "second":
+            self.writer.disk.unsynced.clear()
+        elif self._flushed - self._settled >= 1.0:
             self._settled = self._flushed
             self._settle()
-        elif self._sync != "second":
-            self.writer.disk.unsynced.clear()
 
     def _settle(self) -> None:
         names, self.writer.disk.unsynced = self.writer.disk.unsynced, []
         self._settler.take(names)
-        fault, self._settler.fault = self._settler.fault, ""
-        if fault:
-            self.writer.faults.append(fault)
 
     def close(self) -> None:
         """Write what is queued, close every file, end the thread."""
