@@ -105,7 +105,7 @@ def search(
     window decides, so the edge is as sharp as the machine is quiet. 0 when even `least` is too much.
 
     >>> search(1000, lambda rate: rate < 1700)
-    (1664.0625, 1734.375)
+    (1687.5, 1734.375)
     """
     good, bad = 0.0, None
     while bad is None or bad - good > step * bad:

@@ -118,6 +118,8 @@ class Host:
         self._report_gaps()
         for output in self.outputs.values():
             output.publisher.refresh()
+            for text in output.publisher.notices():
+                self.report(Remark(text=text, level="warning"))
 
     def take(self, block: FrameBlock) -> None:
         """Process one block."""

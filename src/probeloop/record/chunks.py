@@ -84,7 +84,8 @@ class ChunkedArray:
     def place(self, cells: Any) -> tuple[Any, Any]:
         """Return the chunk of each cell and its place there; cells: (M,) int64, or one number."""
         if self._whole_rows:
-            return divmod(cells, self._chunk_cells)
+            chunk, within = divmod(cells, self._chunk_cells)
+            return chunk, within
         row, column = divmod(cells, self.layout.nav[-1])
         across, within = divmod(column, self._chunk_cells)
         return row * self._across + across, within

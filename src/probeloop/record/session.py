@@ -169,7 +169,7 @@ class SessionWriter:
     @property
     def held_bytes(self) -> int:
         """Memory of all chunks that are open [bytes]."""
-        files = [*self._scans.values(), *self._points.values()]
+        files: list[ScanFile | PointFile] = [*self._scans.values(), *self._points.values()]
         return sum(array.held_bytes for file in files for array in file.zspy.arrays)
 
     def free_bytes(self) -> int:
