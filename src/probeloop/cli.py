@@ -21,7 +21,8 @@ _EXAMPLES = {
     "check": "probeloop check plugins/annular_detector.py",
     "replay": "probeloop replay sessions/2026-03-01_120000_stem",
     "bench": "probeloop bench loop --what autofocus --seeds 20 --json\n  "
-    "probeloop bench bus --seconds 40\n  probeloop bench detectors --json",
+    "probeloop bench bus --seconds 40\n  probeloop bench detectors --json\n  "
+    "probeloop bench load --rate 1000 --seconds 60",
     "doctor": "probeloop doctor",
     "schema": "probeloop schema commands",
 }
@@ -95,13 +96,18 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("path", help="the file or folder of the drop-in")
     bench = add("bench", "measure")
     bench.add_argument(
-        "name", help="what to measure: loop (a drop-in's own), bus (the transport) or detectors (sums over frames)"
+        "name",
+        help="what to measure: loop (a drop-in's own), bus (the transport), detectors (sums over frames) or load (a "
+        "whole rig under a camera that waits for nobody)",
     )
     bench.add_argument("--what", default="autofocus", help="for loop: which drop-in (default: autofocus)")
     bench.add_argument("--seeds", type=int, default=20, help="how many seeds (default: 20)")
     bench.add_argument("--seed", type=int, default=0, help="the first seed")
     bench.add_argument("--seconds", type=float, help="about how long (default: the bench's own) [s]")
     bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="for detectors: also on the GPU")
+    bench.add_argument("--rate", type=float, help="for load: frames a second (default: 1000)")
+    bench.add_argument("--search", action="store_true", help="for load: find the highest rate without a lost frame")
+    bench.add_argument("--record", metavar="DIR", help="for load: keep its sessions here (default: they are removed)")
     bench.add_argument("--json", action="store_true", help="print as JSON")
     add("doctor", "what this machine has and lacks, and the next move").add_argument("--json", action="store_true")
     schema = add("schema", "print the JSON Schema of commands, requests, events; or the gate's table")
@@ -173,6 +179,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from .bench.bus import run as bench_bus
 
             return bench_bus(options)
+        case "bench" if options.name == "load":
+            from .bench.load import run as bench_load
+
+            return bench_load(options)
         case "bench":
             from .rig.catalogue import bench
 

@@ -32,6 +32,28 @@ def read(bus: Bus, mode: str, credit: str) -> None:
     reader.close()
 
 
+def beat_and_read(bus: Bus) -> None:
+    """Beat every 20 ms; for each line "n" read until the next index is n (2: two blocks), and print what is lost."""
+    reader, heart, stop = Subscriber(bus, "camera", "lossless", credit=True), Heartbeat(bus), threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(0.02):
+            heart.beat()
+
+    threading.Thread(target=beat).start()
+    ready()
+    index = 0
+    for line in sys.stdin:
+        blocks = 0
+        while blocks < 2 if int(line) == 2 else index < int(line):
+            block = reader.receive(20.0)
+            assert block is not None
+            index, blocks = block.index + block.count, blocks + 1
+        print(reader.stats.lost, flush=True)
+    stop.set()
+    reader.close()
+
+
 def publish(bus: Bus) -> None:
     """Send `n` frames for each line "n", one a block, and print the next index."""
     publisher = Publisher(bus, "camera", 1 << 16)
@@ -101,6 +123,12 @@ def fill(bus: Bus, max_block_bytes: str) -> None:
 if __name__ == "__main__":
     role, rig, *rest = sys.argv[1:]
     with Bus(rig, role) as joined:
-        {"read": read, "publish": publish, "beat": beat, "serve": serve, "write": write, "fill": fill}[role](
-            joined, *rest
-        )
+        {
+            "read": read,
+            "beat_and_read": beat_and_read,
+            "publish": publish,
+            "beat": beat,
+            "serve": serve,
+            "write": write,
+            "fill": fill,
+        }[role](joined, *rest)

@@ -117,3 +117,18 @@ def test_the_operator_registers_a_reference_by_request() -> None:
     assert "jumped" in bad.reason
     assert isinstance(rig.handle(control.SetParameters("drift", {"x": "far"})), control.Refused)
     assert isinstance(rig.handle(control.SetParameters("lens", {})), control.Refused)
+
+
+def test_a_coarse_scan_lays_every_pixel_whole_and_once_also_at_the_edge() -> None:
+    dose = DoseMap(LOW, HIGH, 0.0)
+    step = 6 * float(dose.cell[0])
+    places = np.array([[0.0, 0.0], [1e-9, 2e-9], [-50e-9, 50e-9]])
+    dose.lay(places, np.array([10.0, 20.0, 40.0]), step)
+    expected = np.zeros_like(dose.values)
+    for (x, y), electrons in zip(places, (10.0, 20.0, 40.0), strict=True):
+        ix, iy = (min(255, int((p - LOW[0]) / dose.cell[0])) for p in (x, y))
+        for row in range(iy - 3, iy + 4):
+            for column in range(ix - 3, ix + 4):
+                if 0 <= row < 256 and 0 <= column < 256:
+                    expected[row, column] += electrons / step**2
+    assert np.allclose(dose.values, expected, rtol=1e-12)

@@ -11,13 +11,14 @@ import pytest
 
 from probeloop.data import commands as c
 from probeloop.data.axes import Axis, StreamSpec
-from probeloop.data.control import Done, Failed, Gap
+from probeloop.data.clock import ManualClock
+from probeloop.data.control import Done, Failed, Gap, Remark
 from probeloop.data.driver import Acquisition
 from probeloop.data.frame import FrameBuffer, FrameFlag, block_bytes
 from probeloop.instrument.lines import Lines
 from probeloop.instrument.pump import BLOCK_BYTES, block_capacity, most_frames
 from probeloop.testing.fake_driver import SMALL_SCAN, FakeDriver
-from probeloop.testing.local_instrument import LocalInstrument
+from probeloop.testing.local_instrument import LocalInstrument, LocalOutlet
 
 
 def lit(driver: FakeDriver) -> LocalInstrument:
@@ -144,3 +145,53 @@ def test_a_block_closes_at_one_mebibyte_and_two_milliseconds(pixels: int, period
     assert n == 1 or block_bytes(spec, n) <= BLOCK_BYTES
     assert not period or n == 1 or n * period <= 2_000_000
     assert most_frames(spec) == 1 or block_bytes(spec, most_frames(spec)) <= BLOCK_BYTES
+
+
+class Blocked(LocalOutlet):
+    """A topic whose reader gives no credit for a while."""
+
+    def __init__(self, clock: ManualClock, seconds: float) -> None:
+        super().__init__()
+        self.clock, self.until = clock, clock.now_ns() + seconds * 1e9
+        self.blocked_on = "recorder"
+        self.news = ["recorder reads camera again"]
+
+    def wait_for_credit(self, timeout_s: float, cancelled: Any = None) -> bool:
+        if self.clock.now_ns() >= self.until or (cancelled is not None and cancelled()):
+            return self.clock.now_ns() >= self.until
+        self.clock.advance(timeout_s)
+        return False
+
+    def notices(self) -> list[str]:
+        found, self.news = (self.news, []) if self.clock.now_ns() >= self.until else ([], self.news)
+        return found
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(1.0, False), (5.0, True)])
+def test_a_long_wait_for_a_reader_is_said_once_and_so_is_its_end(seconds: float, said: bool) -> None:
+    rig = lit(FakeDriver(modality="stem"))
+    rig.topics["camera"] = Blocked(rig.clock, seconds)
+    assert rig.do(SMALL_SCAN)
+    told = [event.text for event in rig.events if isinstance(event, Remark)]
+    long = [
+        "the acquisition waits for recorder since 2 s: it is slow, or stopped. Nothing is lost",
+        "recorder reads camera again",
+        "the acquisition goes on after 5 s",
+    ]
+    assert told == (long if said else ["recorder reads camera again"])
+    assert rig.frames("camera") == 256
+
+
+def test_a_wait_for_a_reader_ends_with_an_abort() -> None:
+    rig = lit(FakeDriver(modality="stem"))
+    topic = rig.topics["camera"] = Blocked(rig.clock, 1e6)
+    advance = rig.clock.advance
+
+    def abort_later(seconds: float) -> None:
+        advance(seconds)
+        if rig.clock.now_ns() > 10_000_000_000:
+            rig.desk.scan.abort()
+
+    rig.clock.advance = abort_later  # type: ignore[method-assign]
+    rig.do(SMALL_SCAN)
+    assert [int(block.flags) for block in topic.blocks] == [1 | 2 | 4]

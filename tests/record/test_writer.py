@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from record_blocks import F_LETTER, block_of, frames_spec, map_spec, rows, spectrum_spec
 
+from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.frame import BlockFlag, FrameFlag
 from probeloop.record.chunks import Disk
 from probeloop.record.session import SessionWriter
@@ -243,3 +244,18 @@ def test_a_full_disk_gives_up_the_oldest_and_counts_it(tmp_path: Path) -> None:
     assert file.lost == 39 * 5
     assert file.kept == 0
     assert file.fault is not None
+
+
+def test_points_that_are_on_disk_leave_the_memory(tmp_path: Path) -> None:
+    spec = StreamSpec("power", "image", "<f4", sig=(Axis("ky", 64), Axis("kx", 64)), sync="none")
+    images = np.random.default_rng(1).normal(size=(700, 64, 64)).astype(np.float32)
+    writer = SessionWriter(tmp_path)
+    held = []
+    for i, image in enumerate(images):
+        writer.add(block_of(spec, image[None], [-1], index=i))
+        if i % 10 == 9:
+            writer.flush()
+            held.append(writer.held_bytes)
+    writer.close()
+    assert max(held) <= 4 << 20  # of 11 MB in all
+    np.testing.assert_array_equal(hs.load(str(tmp_path / "power.zspy")).data, images)

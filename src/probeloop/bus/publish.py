@@ -265,6 +265,10 @@ class Publisher:
         """The process whose reader holds the source back, or None."""
         return self.credits.blocked_on if self.credits is not None else None
 
+    def notices(self) -> list[str]:
+        """Return what happened to readers' credits since the last call, in words."""
+        return self.credits.notices() if self.credits is not None else []
+
     def wait_for_credit(self, timeout_s: float, cancelled: Callable[[], bool] | None = None) -> bool:
         """Wait until the slowest living credit reader has room for another block; False = timeout or cancelled."""
         credits = self.credits

@@ -50,3 +50,20 @@ def rates(before: ReaderStats | PublisherStats, after: ReaderStats | PublisherSt
         (after.bytes - before.bytes) / elapsed_s / 1e6,
         lost / elapsed_s,
     )
+
+
+def newest_gaps(gaps: tuple[tuple[int, int], ...], lost: int, most: int = 16) -> list[tuple[int, int]]:
+    """Return the gaps (first index, count) that make up the newest `lost` frames, oldest first.
+
+    Those beyond `most`, and those too old to be remembered, are one gap with first -1.
+
+    >>> newest_gaps(((3, 2), (10, 1), (20, 4)), 5), newest_gaps(((20, 4),), 6)
+    ([(10, 1), (20, 4)], [(-1, 2), (20, 4)])
+    """
+    found: list[tuple[int, int]] = []
+    for first, count in reversed(gaps[-most:]):
+        if lost <= 0:
+            break
+        found.append((first, count))
+        lost -= count
+    return [*([(-1, lost)] if lost > 0 else []), *reversed(found)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def empty_map(spec: StreamSpec) -> NDArray[Any]:
 
 def is_pixel(block: FrameBlock) -> NDArray[np.bool_]:
     """Return which frames of the block belong to a pixel, (N,) bool."""
-    inside = (block.scan_index >= 0) & (block.scan_index < int(np.prod(block.spec.nav_shape, dtype=np.int64)))
+    inside = (block.scan_index >= 0) & (block.scan_index < math.prod(block.spec.nav_shape))
     wanted: NDArray[np.bool_] = inside & ((block.frame_flags & _NOT_A_PIXEL) == 0)
     return wanted
 

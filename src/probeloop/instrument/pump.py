@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..data import commands as c
 from ..data.axes import StreamSpec
-from ..data.control import Gap
+from ..data.control import Gap, Remark
 from ..data.driver import Acquisition
 from ..data.errors import ContractError
 from ..data.frame import COLUMN_BYTES, HEADER_BYTES, BlockFlag, FrameBuffer, FrameFlag
@@ -29,6 +29,7 @@ BLOCK_BYTES = 1 << 20
 BLOCK_NS = 2_000_000
 MOST_FRAMES = 4096
 CREDIT_SLICE = 0.05  # [s] between two looks at an abort while no reader gives credit
+LONG_NS = 2_000_000_000  # after so long a wait for a reader it is said
 
 
 class Outlet(Protocol):
@@ -50,6 +51,13 @@ class Outlet(Protocol):
 
     def wait_for_credit(self, timeout_s: float, cancelled: Callable[[], bool] | None = None) -> bool:
         """Wait until the slowest reader has room."""
+
+    @property
+    def blocked_on(self) -> str | None:
+        """The process whose reader holds the source back, or None."""
+
+    def notices(self) -> list[str]:
+        """Return what happened to readers' credits since the last call, in words."""
 
     def refresh(self) -> None:
         """Connect late joiners."""
@@ -127,7 +135,7 @@ class ScanControl:
 class Pump:
     """Runs one acquisition at a time, in the thread that calls `run`.
 
-    now_ns: CLOCK_MONOTONIC. report: takes Gap events. delivered: told of every block's frames. after_pause: is
+    now_ns: CLOCK_MONOTONIC. report: takes gaps and remarks. delivered: told of every block's frames. after_pause: is
     called when a pause ends, to get a parked beam back. triggers: told what is waited for and what never came.
     """
 
@@ -135,7 +143,7 @@ class Pump:
     control: ScanControl
     triggers: Triggers
     now_ns: Callable[[], int]
-    report: Callable[[Gap], None]
+    report: Callable[[Gap | Remark], None]
     delivered: Callable[[Frames], None]
     after_pause: Callable[[int], None]
     electrons_per_ns: Callable[[], float]
@@ -240,15 +248,38 @@ class Pump:
         def over() -> bool:
             return self.control.aborted or not self.door.is_open(epoch)
 
-        while not outlet.wait_for_credit(CREDIT_SLICE, over):
-            if over():
-                return None
+        if not outlet.wait_for_credit(CREDIT_SLICE, over) and not self._wait_long(outlet, over):
+            return None
+        self._tell_notices(outlet)
         buffer = outlet.loan(capacity)
         buffer.dose[:] = 0.0
         buffer.flags[:] = 0
         buffer.scan_index[:] = -1
         buffer.position[:] = math.nan
         return buffer
+
+    def _wait_long(self, outlet: Outlet, over: Callable[[], bool]) -> bool:
+        """Wait for a reader's credit, and say so when that takes long; False = aborted or stopped meanwhile."""
+        began, said = self.now_ns(), False
+        while not over():
+            done = outlet.wait_for_credit(CREDIT_SLICE, over)
+            waited, who = (self.now_ns() - began) / 1e9, outlet.blocked_on
+            self._tell_notices(outlet)
+            if not done and not said and self.now_ns() - began > LONG_NS and who is not None:
+                said = True
+                text = (
+                    f"the acquisition waits for {who} since {waited:.0f} s: it is slow, or stopped. Nothing is lost"
+                )
+                self.report(Remark(text=text, level="warning"))
+            if done:
+                if said:
+                    self.report(Remark(text=f"the acquisition goes on after {waited:.0f} s"))
+                return True
+        return False
+
+    def _tell_notices(self, outlet: Outlet) -> None:
+        for text in outlet.notices():
+            self.report(Remark(text=text, level="warning"))
 
     def _fill(self, frames: Any, buffer: FrameBuffer, epoch: int, outlet: Outlet) -> int | None:
         """Let the driver fill `buffer`; None at the end of the acquisition."""

@@ -27,7 +27,7 @@ from ..data.limits import Limits
 from .desk import ControlDesk
 from .guard import OVER
 from .journal import EventJournal
-from .pump import Delivery, Outlet, most_frames
+from .pump import Delivery, Outlet, block_capacity
 from .requests import Requests
 from .sensing import Sensing
 
@@ -51,7 +51,7 @@ class Topics:
     def outlet(self, acquisition: Acquisition, single: bool) -> Outlet:
         """Return the publisher of an acquisition's topic, with room for its blocks."""
         spec = acquisition.spec
-        size = block_bytes(spec, 1 if single else most_frames(spec))
+        size = block_bytes(spec, 1 if single else block_capacity(acquisition))
         old = self._publishers.get(acquisition.topic)
         if old is not None and old.max_block_bytes >= size:
             return old

@@ -111,6 +111,8 @@ class Host:
         self.intake.report_gaps()
         for output in self.outputs.values():
             output.publisher.refresh()
+            for text in output.publisher.notices():
+                self.report(Remark(text=text, level="warning"))
 
     def take(self, blocks: Blocks) -> None:
         """Process the same rows of every input."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..bus.node import Bus
+from ..bus.stats import newest_gaps
 from ..bus.subscribe import Subscriber
 from ..data.axes import StreamSpec
 from ..data.control import Event, Gap
@@ -158,9 +159,9 @@ class Intake:
         for topic, reader in zip(self.topics, self.readers, strict=False):
             stats = reader.stats
             if stats.lost > self._lost[topic]:
-                first = stats.gaps[-1][0] if stats.gaps else self.next[topic]
-                self._report(Gap(topic=topic, first=first, count=stats.lost - self._lost[topic],
-                                 reason=f"{self._instance.name} was too slow"))  # fmt: skip
+                reason = f"{self._instance.name} was too slow"
+                for first, count in newest_gaps(stats.gaps, stats.lost - self._lost[topic]):
+                    self._report(Gap(topic=topic, first=first, count=count, reason=reason))
                 self._lost[topic] = stats.lost
         if self._join is not None:
             self._given_up += self._join.unmatched()

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import math
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ _serial = itertools.count()
 class Disk:
     """Atomic files. `system` is `os`, or a stand-in that fails when it is told to.
 
-    sync: fsync each file before it is moved into place. written: bytes moved into place so far.
+    sync: fsync each file before it is moved into place. written: bytes moved into place so far. unsynced: what was
+    moved into place without.
     """
 
     def __init__(self, system: Any = os, sync: bool = False) -> None:
@@ -57,18 +57,14 @@ class Disk:
         """Make a folder and those above it."""
         self.system.makedirs(str(folder), exist_ok=True)
 
-    def settle(self, seconds: float = 0.2) -> None:
-        """Bring what was moved into place to the disk itself, newest last, for at most `seconds`; the rest waits."""
-        until = time.monotonic() + seconds
-        self.unsynced = list(dict.fromkeys(self.unsynced))
-        while self.unsynced and time.monotonic() < until:
-            name = self.unsynced.pop(0)
-            with contextlib.suppress(FileNotFoundError):
-                handle = os.open(name, os.O_RDONLY)
-                try:
-                    self.system.fsync(handle)
-                finally:
-                    os.close(handle)
+    def settle(self, name: str) -> None:
+        """Bring a file that was moved into place to the disk itself; raises OSError. Any thread."""
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(name, os.O_RDONLY)
+            try:
+                self.system.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 class ChunkedArray:
@@ -79,17 +75,19 @@ class ChunkedArray:
         self.open: dict[int, NDArray[Any]] = {}
         self.dirty: set[int] = set()
         self._folders: set[Path] = set()
+        self._spare: NDArray[Any] | None = None  # of the chunk closed last: new memory would cost as much as encoding
+        self._chunk_cells = layout.chunk_cells
         self._inner = math.prod(layout.nav[1:])
         self._whole_rows = layout.chunk_nav[1:] == layout.nav[1:]
         self._across = 1 if self._whole_rows else -(-layout.nav[-1] // layout.chunk_nav[-1])
 
-    def place(self, cells: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the chunk of each cell and its place there."""
+    def place(self, cells: Any) -> tuple[Any, Any]:
+        """Return the chunk of each cell and its place there; cells: (M,) int64, or one number."""
         if self._whole_rows:
-            chunk, within = np.divmod(cells, self.layout.chunk_cells)
+            chunk, within = divmod(cells, self._chunk_cells)
             return chunk, within
-        row, column = np.divmod(cells, self.layout.nav[-1])
-        across, within = np.divmod(column, self.layout.chunk_nav[-1])
+        row, column = divmod(cells, self.layout.nav[-1])
+        across, within = divmod(column, self._chunk_cells)
         return row * self._across + across, within
 
     def cells_of(self, chunk: int) -> tuple[int, int]:
@@ -120,6 +118,17 @@ class ChunkedArray:
         """
         if not len(cells):
             return []
+        low, high = int(cells[0]), int(cells[-1])
+        is_run = high - low + 1 == len(cells) and (len(cells) == 1 or bool((cells[1:] - cells[:-1] == 1).all()))
+        if (
+            is_run
+            and self._whole_rows
+            and (only := low // self.layout.chunk_cells) == high // self.layout.chunk_cells
+        ):
+            start = low - only * self.layout.chunk_cells
+            self._buffer(only)[start : start + len(cells)] = values
+            self.dirty.add(only)
+            return [only]
         chunk, within = self.place(cells)
         touched = (
             [int(chunk[0])] if chunk[0] == chunk[-1] and np.all(chunk == chunk[0]) else np.unique(chunk).tolist()
@@ -131,19 +140,22 @@ class ChunkedArray:
             else:
                 mask = chunk == each
                 place, part = within[mask], values[mask]
-            first, last = int(place[0]), int(place[-1])
-            if last - first + 1 == len(place) and (len(place) == 1 or bool(np.all(np.diff(place) == 1))):
-                buffer[first : last + 1] = part
-            else:
-                buffer[place] = part
+            buffer[place] = part
             self.dirty.add(each)
         return touched
 
     def _buffer(self, chunk: int) -> NDArray[Any]:
         if chunk not in self.open:
             path = self.key(chunk)
-            self.open[chunk] = self.from_disk(path.read_bytes()) if path.exists() else filled(self.layout)
+            self.open[chunk] = self.from_disk(path.read_bytes()) if path.exists() else self._empty()
         return self.open[chunk]
+
+    def _empty(self) -> NDArray[Any]:
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return filled(self.layout)
+        spare[...] = self.layout.fill
+        return spare
 
     def from_disk(self, raw: bytes) -> NDArray[Any]:
         """Return a chunk as frames (cells, *frame_shape); raises RecordError when it is damaged."""
@@ -164,13 +176,18 @@ class ChunkedArray:
         self.disk.put(path, encode(frames))
         self.dirty.discard(chunk)
         if close:
-            del self.open[chunk]
+            self._spare = self.open.pop(chunk)
 
     def write_dirty(self) -> Iterator[int]:
         """Write every changed chunk, oldest first, and name each when it is in place."""
         for chunk in sorted(self.dirty):
             self.write(chunk)
             yield chunk
+
+    def let_go(self, before: int) -> None:
+        """Keep no chunk in memory that is on disk and has a number below `before`."""
+        for chunk in [chunk for chunk in self.open if chunk < before and chunk not in self.dirty]:
+            del self.open[chunk]
 
     def forget_folders(self) -> None:
         """The tree is made anew: no folder is known to exist."""

@@ -6,6 +6,7 @@ writing thread; it gives credit, so a source that can wait stays behind it.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ from ..bus.heartbeat import Heartbeat
 from ..bus.ledger import TOPIC
 from ..bus.node import Bus
 from ..bus.request import Client, Server
+from ..bus.stats import newest_gaps
 from ..bus.subscribe import Subscriber
 from ..bus.wait import Poller
 from ..data import control
@@ -37,6 +39,7 @@ _TURN_S = 0.05
 _LOOK_S = 0.5
 _BATCH = 64
 _PATIENCE_S = 60.0
+SWITCH = 5e-5  # [s] after which a thread that waits for the interpreter gets it: of 5 ms each block costs one
 
 
 class Recorder:
@@ -68,7 +71,7 @@ class Recorder:
         self._server = Server(bus, SERVICE)
         self._poller = Poller(bus, self._events, self._server)
         self._pulse = Heartbeat(bus)
-        self._looked = 0.0
+        self._looked = self._followed = 0.0
         self.ending = False
         self.recording = False
         self._begin()
@@ -106,7 +109,9 @@ class Recorder:
         if answer:
             self._answer()
         self.log.take(self._events.read())
-        self.follow()
+        if time.monotonic() - self._followed > _TURN_S:
+            self._followed = time.monotonic()
+            self.follow()
         for reader in self._readers.values():
             self._read(reader, _BATCH)
         if time.monotonic() - self._looked > _LOOK_S:
@@ -159,9 +164,9 @@ class Recorder:
             new = stats.lost - self._gaps.get(name, 0)
             if new > 0:
                 self._gaps[name] = stats.lost
-                first, count = stats.gaps[-1] if stats.gaps and stats.gaps[-1][1] == new else (stats.gaps[-1][0], new)
                 reason = "overwritten before the recorder read it"
-                self._tell(control.Gap(topic=name, first=first, count=count, reason=reason))
+                for first, count in newest_gaps(stats.gaps, new):
+                    self._tell(control.Gap(topic=name, first=first, count=count, reason=reason))
 
     def _after_flush(self) -> None:
         """Say what the disk did; in the writing thread."""
@@ -262,6 +267,7 @@ def run_recorder(
     `wanted`. instrument: service whose topics are followed before the first request is answered. rig: file to copy.
     fsync: each chunk (else once a second). ready: called when requests are answered.
     """
+    sys.setswitchinterval(SWITCH)
     session_dir.mkdir(parents=True, exist_ok=True)
     recorder = Recorder(bus, session_dir, wanted, disk=disk, sync="chunk" if fsync else "second")
     try:

@@ -22,7 +22,7 @@ from ..data.errors import RecordError
 
 FILE_FORMAT_VERSION = "3.3"
 CHUNK_BYTES = 8 << 20
-SPLIT_ROW_BYTES = 64 << 20
+SPLIT_ROW_BYTES = 2 * CHUNK_BYTES
 COLUMN_CHUNK_BYTES = 1 << 20
 COMPRESSOR = {"id": "blosc", "cname": "lz4", "clevel": 1, "shuffle": 2, "blocksize": 0}
 HYPERSPY_UNITS = {"m": ("nm", 1e9), "rad": ("mrad", 1e3), "1/m": ("1/nm", 1e-9), "rad/px": ("mrad/px", 1e3)}
@@ -55,7 +55,7 @@ class Layout:
     """Where an array's axes are: `lead` + `nav` + `trail` on disk, `nav` + `lead` + `trail` as frames.
 
     Channels of a map come first on disk, as HyperSpy shows a stack of images. chunk_nav: whole rows of the first
-    scan axis, or (a row over 64 MiB) a part of one row.
+    scan axis, or (a row over 16 MiB) a part of one row.
     """
 
     lead: tuple[int, ...]

@@ -166,6 +166,12 @@ class SessionWriter:
             made[name] = made.get(name, 0) + file.kept
         return made
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory of all chunks that are open [bytes]."""
+        files: list[ScanFile | PointFile] = [*self._scans.values(), *self._points.values()]
+        return sum(array.held_bytes for file in files for array in file.zspy.arrays)
+
     def free_bytes(self) -> int:
         """Return the space left on the session's disk [bytes]."""
         return shutil.disk_usage(self.folder).free

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from .stored import StoredArray
 from .zspy import Zspy
 
 OPEN_BYTES = 256 << 20
+Waiting: TypeAlias = tuple[NDArray[Any], ...]  # cells (M,), then a value of every column for each
+_NONE = np.empty(0, np.int64)
 
 
 def column_values(column: Column, block: FrameBlock) -> NDArray[Any]:
@@ -62,7 +64,7 @@ class ScanFile(_Faults):
         self.cells = math.prod(layout.nav)
         self.measured = np.zeros(self.cells, bool)
         self._sure = np.zeros(self.cells, bool)
-        self._waiting: list[NDArray[np.int64]] = []
+        self._waiting: list[Waiting] = []  # columns go in at a flush: block by block they would cost more than data
         self.zspy = Zspy(disk, path, spec, layout, COLUMNS, about, points=False)
         if self.zspy.exists:
             self.zspy.reopen_for_writing()
@@ -83,14 +85,12 @@ class ScanFile(_Faults):
             return
         try:
             touched = self.zspy.data.put(cells, block.data[wanted] if len(cells) < block.count else block.data)
-            for column in COLUMNS:
-                self.zspy.columns[column.name].put(cells, column_values(column, block)[wanted])
         except (OSError, RecordError) as error:  # a chunk that was closed can't be read back
             self._fail(error)
             self.lost += len(cells)
             return
         self.measured[cells] = True
-        self._waiting.append(cells)
+        self._waiting.append((cells, *(column_values(column, block)[wanted] for column in COLUMNS)))
         try:
             for chunk in touched:
                 first, last = self.zspy.data.cells_of(chunk)
@@ -116,13 +116,14 @@ class ScanFile(_Faults):
         try:
             self._create()
             list(self.zspy.data.write_dirty())
+            cells, *columns = map(np.concatenate, zip(*self._waiting, strict=True)) if self._waiting else (_NONE,)
+            for column, values in zip(COLUMNS, columns, strict=False):
+                self.zspy.columns[column.name].put(cells, values)
             for column in COLUMNS:
                 self._write_column(column.name)
             present = self.zspy.columns["present"]
-            if self._waiting:
-                cells = np.concatenate(self._waiting)
-                present.put(cells, np.ones(len(cells), bool))
-                self._waiting.clear()
+            present.put(cells, np.ones(len(cells), bool))
+            self._waiting.clear()
             for chunk in sorted(present.dirty):
                 present.write(chunk)
                 first, last = present.cells_of(chunk)
@@ -130,6 +131,9 @@ class ScanFile(_Faults):
             self.fault = None
         except OSError as error:
             self._fail(error)
+        except RecordError as error:  # a column that was closed can't be read back: what waits has no place
+            self._fail(error)
+            self._give_up(0, self.cells)
 
     def _write_column(self, name: str) -> None:
         column = self.zspy.columns[name]
@@ -149,14 +153,16 @@ class ScanFile(_Faults):
                     del data.open[chunk]
             except OSError as error:
                 self._fail(error)
-                first, last = data.cells_of(chunk)
-                gone = self.measured[first:last] & ~self._sure[first:last]
-                self.lost += int(gone.sum())
-                self.measured[first:last] &= self._sure[first:last]
-                waiting = np.concatenate([*self._waiting, np.empty(0, np.int64)])
-                self._waiting = [waiting[(waiting < first) | (waiting >= last)]]
+                self._give_up(*data.cells_of(chunk))
                 del data.open[chunk]
                 data.dirty.discard(chunk)
+
+    def _give_up(self, first: int, last: int) -> None:
+        """Forget what of [first, last) is not on disk, and count it."""
+        self.lost += int((self.measured[first:last] & ~self._sure[first:last]).sum())
+        self.measured[first:last] &= self._sure[first:last]
+        outside = [((each[0] < first) | (each[0] >= last), each) for each in self._waiting]
+        self._waiting = [tuple(values[keep] for values in each) for keep, each in outside if keep.any()]
 
     def close(self, about: Mapping[str, Any] | None = None) -> bool:
         """Flush and say that the record is complete; True when the disk took it all."""
@@ -213,9 +219,10 @@ class PointFile(_Faults):
             if not whole:
                 self.zspy.begin()
             for array in self.zspy.arrays:
-                last = self.rows // array.layout.chunk_cells
                 for chunk in sorted(array.dirty):
-                    array.write(chunk, close=whole and chunk < last - 1)
+                    array.write(chunk)
+                if whole:
+                    array.let_go(self.rows // array.layout.chunk_cells - 1)
                 array.announce((self.rows, *array.layout.trail))
             if not self.zspy.exists:
                 self.zspy.move_in()

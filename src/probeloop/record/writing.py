@@ -1,4 +1,4 @@
-"""The thread that writes: a bounded queue of blocks in, files out, a flush every half second."""
+"""The threads that write: a bounded queue of blocks in, files out, a flush every half second, fsync beside it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,55 @@ from collections.abc import Callable
 from typing import Literal
 
 from ..data.frame import FrameBlock
+from .chunks import Disk
 from .session import SessionWriter
 
 FLUSH_S = 0.5
 QUEUE_BYTES = 64 << 20
+LAST_FILES_S = 0.2
 Sync = Literal["never", "second", "chunk"]
+
+
+class Settler:
+    """The thread that brings files to the disk itself: it waits for the disk, so that the writing thread need not.
+
+    A file that was written again before its turn is brought there once. fault: what went wrong last, or "".
+    """
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._names: dict[str, None] = {}
+        self._changed = threading.Condition()
+        self._until: float | None = None
+        self.fault = ""
+        self._thread = threading.Thread(target=self._loop, name="settler")
+        self._thread.start()
+
+    def take(self, names: list[str]) -> None:
+        """Bring these there too."""
+        with self._changed:
+            self._names.update(dict.fromkeys(names))
+            self._changed.notify()
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._names or self._until is not None)
+                if not self._names or (self._until is not None and time.monotonic() > self._until):
+                    return
+                name = next(iter(self._names))
+                del self._names[name]
+            try:
+                self._disk.settle(name)
+            except OSError as error:
+                self.fault = f"fsync: {error.strerror}"
+
+    def close(self) -> None:
+        """End, after as much of the rest as takes 0.2 s."""
+        with self._changed:
+            self._until = time.monotonic() + LAST_FILES_S
+            self._changed.notify()
+        self._thread.join()
 
 
 class WritingThread:
@@ -31,6 +75,7 @@ class WritingThread:
         self._ending = False
         self._flushed = time.monotonic()
         self._settled = self._flushed
+        self._settler = Settler(writer.disk)
         self._thread = threading.Thread(target=self._loop, name="writer")
         self._thread.start()
 
@@ -67,15 +112,19 @@ class WritingThread:
     def _flush(self) -> None:
         self._flushed = time.monotonic()  # from the start of a flush, so that a slow disk is not asked less often
         self.writer.flush()
+        if self._settler.fault:
+            self.writer.faults.append(self._settler.fault)
+            self._settler.fault = ""
         self._told()
-        if self._sync == "second" and self._flushed - self._settled >= 1.0:
-            self._settled = self._flushed
-            try:
-                self.writer.disk.settle()
-            except OSError as error:
-                self.writer.faults.append(f"fsync: {error.strerror}")
-        elif self._sync != "second":
+        if self._sync != "second":
             self.writer.disk.unsynced.clear()
+        elif self._flushed - self._settled >= 1.0:
+            self._settled = self._flushed
+            self._settle()
+
+    def _settle(self) -> None:
+        names, self.writer.disk.unsynced = self.writer.disk.unsynced, []
+        self._settler.take(names)
 
     def close(self) -> None:
         """Write what is queued, close every file, end the thread."""
@@ -84,4 +133,7 @@ class WritingThread:
             self._changed.notify_all()
         self._thread.join()
         self.writer.close()
+        if self._sync == "second":
+            self._settle()
+        self._settler.close()
         self._told()

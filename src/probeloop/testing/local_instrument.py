@@ -89,6 +89,12 @@ class LocalOutlet:
         """There is always room."""
         return True
 
+    blocked_on: str | None = None
+
+    def notices(self) -> list[str]:
+        """Nothing happens."""
+        return []
+
     def refresh(self) -> None:
         """Nobody joins."""
 

@@ -78,6 +78,9 @@ class ZmqOutlet:
     def wait_for_credit(self, timeout_s: float, cancelled: Any = None) -> bool:
         return True
 
+    def notices(self) -> list[str]:
+        return []
+
     def refresh(self) -> None:
         pass
 
