@@ -18,7 +18,7 @@ _EXAMPLES = {
     "new": "probeloop new plugin my_filter",
     "check": "probeloop check plugins/annular_detector.py",
     "replay": "probeloop replay sessions/2026-03-01_120000_stem",
-    "bench": "probeloop bench loop --what autofocus --seeds 20 --json",
+    "bench": "probeloop bench loop --what autofocus --seeds 20 --json\n  probeloop bench chaos --minutes 5 --seed 1",
     "doctor": "probeloop doctor",
     "schema": "probeloop schema commands",
 }
@@ -69,10 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check", "hold a drop-in against its contract")
     check.add_argument("path", help="the file or folder of the drop-in")
     bench = add("bench", "measure")
-    bench.add_argument("name", help="what to measure: loop")
+    bench.add_argument("name", help="what to measure: loop, chaos (faults in running rigs)")
     bench.add_argument("--what", default="autofocus", help="for loop: which drop-in (default: autofocus)")
     bench.add_argument("--seeds", type=int, default=20, help="how many seeds (default: 20)")
     bench.add_argument("--seed", type=int, default=0, help="the first seed")
+    bench.add_argument("--minutes", type=float, default=1.0, help="for chaos: how long (default: 1)")
+    bench.add_argument("--faults", metavar="NAME,...", help="for chaos: only these (default: all)")
     bench.add_argument("--json", action="store_true", help="print as JSON")
     add("doctor", "what this machine has and lacks, and the next move").add_argument("--json", action="store_true")
     schema = add("schema", "print the JSON Schema of commands, requests, events; or the gate's table")
@@ -127,6 +129,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from .rig.run import open_window
 
             return open_window(options.connect)
+        case "bench" if options.name == "chaos":
+            from .bench.chaos.campaign import run as bench_chaos
+
+            return bench_chaos(options)
         case "bench":
             from .rig.catalogue import bench
 

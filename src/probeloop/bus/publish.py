@@ -14,6 +14,7 @@ import numpy as np
 from ..data.axes import StreamSpec
 from ..data.errors import BusError, WireError
 from ..data.frame import LAYOUT, BlockFlag, FrameBuffer, block_bytes
+from .checksum import sum_of_buffer, wanted
 from .credit import CreditBook
 from .header import HEADER
 from .ledger import TOPIC
@@ -65,6 +66,7 @@ class Publisher:
         self._spec: StreamSpec | None = None
         self._frame_bytes = 0
         self._created_s = time.monotonic()
+        self._sealed = wanted()
         self._joins = -1
         self._port: Any = None
         self.sizes = size_class(max_block_bytes)
@@ -204,6 +206,8 @@ class Publisher:
         except KeyError:
             raise BusError(f"this buffer is not on loan from {self.topic!r}", "loan, fill, send once") from None
         size = count * self._frame_bytes if payload_bytes is None else payload_bytes
+        if self._sealed:
+            checksum = sum_of_buffer(buffer, count, size)
         words = self._words
         index = words[NEXT_INDEX]
         HEADER.pack_into(
