@@ -143,7 +143,7 @@ class Campaign:
         try:
             outcome = fault.inject(rig, self._rng)
         except (Late, ProbeloopError) as error:
-            outcome = failed(str(error))
+            outcome = failed(f"{error}; it last said: {rig.last_words()}")
             rig.problems.append(fault.name)
         now = self._seen(rig)
         self.rows[fault.name].corrupt += now[0] - seen[0]

@@ -174,6 +174,21 @@ class ChaosRig:
                 continue
         return self.heard
 
+    def last_words(self, most: int = 6) -> str:
+        """Return the newest events that say how it goes, for a fault that was not survived."""
+        said = []
+        for event in self.events():
+            match event:
+                case control.Remark():
+                    said.append(event.text)
+                case control.StateChange():
+                    said.append(f"{event.target} {event.state} {event.reason}".strip())
+                case control.Failed():
+                    said.append(f"command {event.id} failed: {event.reason}")
+                case control.Verdict(accepted=False):
+                    said.append(f"refused: {event.reason}")
+        return " | ".join(said[-most:])
+
     def until_event(
         self, fits: Callable[[control.Event], bool], since_ns: int, what: str, seconds: float = 10.0
     ) -> Any:

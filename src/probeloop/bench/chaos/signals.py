@@ -63,15 +63,16 @@ def commander_lost(rig: ChaosRig, old: int, before: dict[str, int], since: int) 
         lambda e: _is("plan", "interrupted")(e) or (isinstance(e, control.Verdict) and e.time_ns > there),
         since, "the plan, taken up or not", 30.0,
     )  # fmt: skip
-    fell = isinstance(known, control.StateChange)
     problems = survivors(rig, before)
-    if fell:
-        if not rig.shutter.closed:
-            problems += ("the commander was lost and the beam is on",)
-        rig.operate()
+    if isinstance(known, control.Verdict):
+        rig.all_flows(time.monotonic_ns())
+        return Outcome("contained", (known.time_ns - since) / 1e9, 1, problems=problems)
+    safe = rig.shutter.closed_after(since)
+    if safe is None:
+        problems += ("the commander was lost and the beam is on",)
+    rig.operate()
     rig.all_flows(time.monotonic_ns())
-    safe = rig.shutter.closed_after(since) if fell else None
-    return Outcome("stopped" if fell else "contained", safe or (known.time_ns - since) / 1e9, 1, problems=problems)
+    return Outcome("stopped", safe, 1, problems=problems)
 
 
 def stop(victim: str) -> Callable[[ChaosRig, random.Random], Outcome]:
