@@ -22,7 +22,7 @@ _EXAMPLES = {
     "replay": "probeloop replay sessions/2026-03-01_120000_stem",
     "bench": "probeloop bench loop --what autofocus --seeds 20 --json\n  "
     "probeloop bench bus --seconds 40\n  probeloop bench detectors --json\n  "
-    "probeloop bench load --rate 1000 --seconds 60",
+    "probeloop bench load --rate 1000 --seconds 60\n  probeloop bench chaos --minutes 5 --seed 1",
     "doctor": "probeloop doctor",
     "schema": "probeloop schema commands",
 }
@@ -97,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", "measure")
     bench.add_argument(
         "name",
-        help="what to measure: loop (a drop-in's own), bus (the transport), detectors (sums over frames) or load (a "
-        "whole rig under a camera that waits for nobody)",
+        help="what to measure: loop (a drop-in's own), bus (the transport), detectors (sums over frames), load (a "
+        "whole rig under a camera that waits for nobody) or chaos (faults in running rigs)",
     )
     bench.add_argument("--what", default="autofocus", help="for loop: which drop-in (default: autofocus)")
     bench.add_argument("--seeds", type=int, default=20, help="how many seeds (default: 20)")
@@ -108,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--rate", type=float, help="for load: frames a second (default: 1000)")
     bench.add_argument("--search", action="store_true", help="for load: find the highest rate without a lost frame")
     bench.add_argument("--record", metavar="DIR", help="for load: keep its sessions here (default: they are removed)")
+    bench.add_argument("--minutes", type=float, default=1.0, help="for chaos: how long (default: 1)")
+    bench.add_argument("--faults", metavar="NAME,...", help="for chaos: only these (default: all)")
     bench.add_argument("--json", action="store_true", help="print as JSON")
     add("doctor", "what this machine has and lacks, and the next move").add_argument("--json", action="store_true")
     schema = add("schema", "print the JSON Schema of commands, requests, events; or the gate's table")
@@ -183,6 +185,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from .bench.load import run as bench_load
 
             return bench_load(options)
+        case "bench" if options.name == "chaos":
+            from .bench.chaos.campaign import run as bench_chaos
+
+            return bench_chaos(options)
         case "bench":
             from .rig.catalogue import bench
 

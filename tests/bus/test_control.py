@@ -6,19 +6,21 @@ import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from bus_words import Spawn, frames, send
 
+from probeloop.bus import node
 from probeloop.bus.event import Bell, EventReader, EventWriter
 from probeloop.bus.heartbeat import Heartbeat, Pulse
 from probeloop.bus.ledger import CREDIT, Ledger
-from probeloop.bus.node import Bus
+from probeloop.bus.node import Bus, shared_memory_folder
 from probeloop.bus.publish import Publisher
-from probeloop.bus.request import Client, Server
+from probeloop.bus.request import _CLIENT_BYTES, _SERVER_BYTES, Client, Server
 from probeloop.bus.stats import PublisherStats, Rates, ReaderStats, rates
 from probeloop.bus.subscribe import Poller, Subscriber
-from probeloop.data.errors import BusError
+from probeloop.data.errors import BusError, SharedMemoryError
 
 
 def test_requests_are_answered_one_by_one(bus: Bus) -> None:
@@ -262,3 +264,39 @@ def test_rates() -> None:
     assert rates(ReaderStats(1, 10, 100, 1), ReaderStats(3, 30, 2_000_100, 5), 2.0) == Rates(10.0, 1.0, 2.0)
     assert rates(PublisherStats(), PublisherStats(1, 8, 1_000_000), 0.5) == Rates(16.0, 2.0, 0.0)
     assert rates(ReaderStats(), ReaderStats(), 0.0) == Rates(0.0, 0.0, 0.0)
+
+
+def test_what_a_service_takes_of_shared_memory_is_known_and_taken_at_once(ipc: Bus) -> None:
+    def used() -> int:
+        return sum(path.stat().st_blocks * 512 for path in shared_memory_folder().glob(f"{ipc.prefix}*"))
+
+    before = used()
+    server = Server(ipc, "gate")
+    with_server = used()
+    client = Client(ipc, "gate")
+    with_client = used()
+    assert 0.9 < (with_server - before) / _SERVER_BYTES <= 1.0
+    assert 0.9 < (with_client - with_server) / _CLIENT_BYTES <= 1.0
+    client.close()
+    server.close()
+
+
+def test_too_little_room_is_one_line_before_anything_is_made(ipc: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(ipc, "gate")
+    monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 << 20))
+    with pytest.raises(SharedMemoryError, match=r"'gate' needs 5\.3 MiB of shared memory, 5\.0 MiB are free"):
+        Server(ipc, "gate")  # its own memory, and a connection for the client that waits
+    Server(ipc, "other").close()
+    monkeypatch.setattr(node.shutil, "disk_usage", lambda folder: SimpleNamespace(free=900_000))
+    for make in (lambda: Client(ipc, "other"), lambda: EventReader(ipc), lambda: Subscriber(ipc, "camera")):
+        with pytest.raises(SharedMemoryError, match=r"0\.9 MiB are free"):
+            make()
+    client.close()
+
+
+def test_a_word_beside_a_pulse_stays_when_its_process_is_gone(local: Bus) -> None:
+    pulse = Pulse(local)
+    assert pulse.mark("test") == 0
+    Heartbeat(local).mark(-7)
+    Heartbeat(local).beat()
+    assert pulse.mark("test") == -7

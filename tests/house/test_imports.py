@@ -73,8 +73,9 @@ def wrong_imports(root: Path) -> list[str]:
         inside = path.relative_to(core)
         module = ".".join(["probeloop", *inside.with_suffix("").parts]).removesuffix(".__init__")
         room = inside.parts[0].removesuffix(".py")
+        drop_in = "drop_ins" in inside.parts  # what a bench brings along for its rigs
         for line, name in imported(path.read_text(), module, is_package=path.name == "__init__.py"):
-            fault = _core_fault(room, inside.as_posix(), name)
+            fault = _drop_in_fault("drop_ins", name) if drop_in else _core_fault(room, inside.as_posix(), name)
             if fault:
                 found.append(f"{CORE}/{inside.as_posix()}:{line}: {fault}")
     for room in DROP_IN_ROOMS:
@@ -169,6 +170,7 @@ def test_every_room_of_the_core_has_a_level() -> None:
         ("src/probeloop/record/a.py", "import hyperspy.api as hs", "hyperspy belongs to no module"),
         ("src/probeloop/spare/a.py", "from probeloop.data import axes", "spare is a room without a level"),
         ("plugins/a.py", "from probeloop.data.axes import Axis", "a drop-in imports probeloop.api"),
+        ("src/probeloop/bench/c/drop_ins/a.py", "from probeloop.bus import node", "a drop-in imports probeloop.api"),
         ("plugins/a.py", "from probeloop import data", "a drop-in imports probeloop.api"),
         ("plugins/a.py", "from plugins.explore import raster", "a second time"),
         ("plugins/a/b.py", "from ..c import d\nfrom ...gui import x", "not probeloop.gui.x"),

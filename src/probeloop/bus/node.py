@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import iceoryx2 as iox2
 
-from ..data.errors import BusError
+from ..data.errors import BusError, SharedMemoryError
 from .ledger import CREDIT, Ledger
 
 T = TypeVar("T")
@@ -23,12 +23,27 @@ iox2.set_log_level(iox2.LogLevel.Fatal)
 _local: dict[str, tuple[Ledger, int]] = {}
 _local_lock = threading.Lock()
 _ATTEMPTS = 50
+_SPARE = 1 << 20  # [bytes] of shared memory that stay free for the small files that come with every port
 
 
 def shared_memory_folder() -> Path:
     """Return where shared memory lives as files (elsewhere than Linux: the temporary folder)."""
     folder = Path("/dev/shm")
     return folder if folder.is_dir() else Path(tempfile.gettempdir())
+
+
+def require_room(needed: int, what: str) -> None:
+    """Raise SharedMemoryError, one line, unless `needed` bytes are free, and some to spare.
+
+    iceoryx2 touches new segments without asking: where there is no room, that is SIGBUS and the end of the process.
+    """
+    free = shutil.disk_usage(shared_memory_folder()).free
+    if needed + _SPARE > free:
+        mib = 2.0**20
+        raise SharedMemoryError(
+            f"{what} needs {(needed + _SPARE) / mib:.1f} MiB of shared memory, {free / mib:.1f} MiB are free",
+            "fewer topics or processes, or a larger /dev/shm (docker: --shm-size=1g)",
+        )
 
 
 def rig_prefix(rig_id: str) -> str:
@@ -71,6 +86,8 @@ class Bus:
         self.config.global_cfg.prefix = iox2.FileName.new(self.prefix)
         self._closed = False
         self._stale: list[str] = []
+        if not local:
+            require_room(0, f"process {process!r}")
         with self._joined_ledger() as ledger:
             self.ledger = ledger
             if not local:
@@ -199,8 +216,23 @@ class Bus:
                 pause.wait(0.002 * (1 + attempt // 5))
         raise AssertionError
 
+    @contextlib.contextmanager
+    def room(self, needed: int, what: str) -> Iterator[None]:
+        """Take `needed` bytes of shared memory within, one process of the rig at a time.
+
+        Raises SharedMemoryError when they are not free.
+        """
+        if self.local:
+            yield
+            return
+        with self.ledger.locked():
+            require_room(needed, what)
+            yield
+
     def event_service(self, name: str) -> Any:
-        """Return the event service `name`, the wake-up of a topic or a server."""
+        """Return the event service `name`, the wake-up of a topic or a server; every port begins with one."""
+        if not self.local:
+            require_room(0, f"{name!r}")
 
         def make() -> Any:
             builder = self.node.service_builder(iox2.ServiceName.new(name)).event()

@@ -14,6 +14,7 @@ import numpy as np
 from ..data.axes import StreamSpec
 from ..data.errors import BusError, WireError
 from ..data.frame import LAYOUT, BlockFlag, FrameBuffer, block_bytes
+from .checksum import sum_of_buffer, wanted
 from .credit import CreditBook
 from .header import HEADER
 from .ledger import TOPIC
@@ -67,6 +68,7 @@ class Publisher:
         self._encoded = NO_SPEC
         self._frame_bytes = 0
         self._created_s = time.monotonic()
+        self._sealed = wanted()
         self._joins = -1
         self._port: Any = None
         self.sizes = size_class(max_block_bytes)
@@ -224,6 +226,8 @@ class Publisher:
         except KeyError:
             raise BusError(f"this buffer is not on loan from {self.topic!r}", "loan, fill, send once") from None
         size = count * self._frame_bytes if payload_bytes is None else payload_bytes
+        if self._sealed:
+            checksum = sum_of_buffer(buffer, count, size)
         words = self._words
         index = words[NEXT_INDEX]
         words[NEXT_INDEX] = index + count  # before the block is out: a kill in between loses, never repeats

@@ -213,12 +213,13 @@ def data_publisher(bus: Bus, service: Any, topic: str, sizes: Sizes, max_block_b
             .create()
         )
 
-    port = bus.retry(make, f"publish on {topic!r} (at most {PUBLISHERS} publishers)")
-    try:
-        reserve(bus, port, f"topic {topic!r}")
-    except SharedMemoryError:
-        port.delete()
-        raise
+    with bus.room(0, f"topic {topic!r}"):
+        port = bus.retry(make, f"publish on {topic!r} (at most {PUBLISHERS} publishers)")
+        try:
+            reserve(bus, port, f"topic {topic!r}")
+        except SharedMemoryError:
+            port.delete()
+            raise
     return port
 
 
@@ -251,12 +252,13 @@ class BytesPublisher:
             )
 
         most = service.static_config.max_publishers
-        self.port = bus.retry(make, f"publish on {what} (at most {most} publishers)")
-        try:
-            reserve(bus, self.port, what)
-        except SharedMemoryError:
-            self.port.delete()
-            raise
+        with bus.room(0, what):
+            self.port = bus.retry(make, f"publish on {what} (at most {most} publishers)")
+            try:
+                reserve(bus, self.port, what)
+            except SharedMemoryError:
+                self.port.delete()
+                raise
 
     def send(self, body: bytes) -> None:
         """Send one byte string; raises SharedMemoryError when a larger segment can't be had."""

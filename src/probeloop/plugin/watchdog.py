@@ -53,17 +53,21 @@ def data_limit(pid: int) -> int | None:
     return None
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process, those it inherited too (Linux; elsewhere none are known)."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            found += [int(child) for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+    return found
+
+
 def descendants(pid: int) -> list[int]:
     """Return every living descendant of a process, nearest first (Linux; elsewhere none are known)."""
-    found: list[int] = []
-    todo = [pid]
+    found, todo = [], [pid]
     while todo:
-        parent = todo.pop(0)
-        with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{parent}/task"):
-                children = Path(f"/proc/{parent}/task/{task}/children").read_text().split()
-                found += (new := [int(child) for child in children])
-                todo += new
+        found += (new := children_of(todo.pop(0)))
+        todo += new
     return found
 
 

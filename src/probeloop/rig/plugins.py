@@ -125,6 +125,10 @@ class RigPlugins:
                 return Description(process="supervisor", role="supervisor", state=state)
         return Refused(f"the supervisor does not know {type(request).__name__}", "", "Describe, Reload, Enable")
 
+    def pids(self) -> list[int]:
+        """Return the numbers of the plug-in processes."""
+        return self._keeper.pids()
+
     def close(self) -> None:
         """End every plug-in process."""
         self._keeper.stop()

@@ -271,6 +271,7 @@ class Session:
         happened = self._supervisor.look()
         if self._plugins is not None:
             happened += self._plugins.look()
+            happened += self._supervisor.sweep(self._plugins.pids())
         for event in happened:
             self._guarding.take(event)
             self._writer.write(told(event))
@@ -309,7 +310,8 @@ class Session:
         """Return the frames that the recorder took of each topic."""
         try:
             reply = self.ask("recorder", control.Describe())
-        except BusError:
+        except BusError as error:
+            self.summary.problems.append(f"how many frames were recorded is not known: {error}")
             return {}
         topics = reply.state.get("topics", {}) if isinstance(reply, control.Description) else {}
         return {name: int(entry.get("frames", 0)) for name, entry in topics.items()}
@@ -325,6 +327,7 @@ class Session:
         if self._plugins is not None:
             self._plugins.close()
         self.killed += self._supervisor.stop("recorder")
+        self._supervisor.sweep(())
         self.shutdown_s = time.monotonic() - begun
         for body in self._reader.read(0.0):
             try:

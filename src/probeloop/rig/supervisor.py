@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,7 @@ from ..bus.node import Bus
 from ..data.control import Event, Remark, StateChange, encode
 from ..data.errors import BusError
 from ..plugin.instance import PluginInstance
+from ..plugin.watchdog import children_of, collect
 from .process import ProcessConfig, Role
 from .schema import Rig
 
@@ -37,6 +39,7 @@ _HUNG_S: dict[Role, tuple[float, bool]] = {
     "recorder": (30.0, True),
     "experiment": (30.0, True),
 }
+_OF_A_RIG = "PROBELOOP_RIG_FOLDER"  # in the environment of all that a supervisor starts
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -98,6 +101,7 @@ class Child:
     due: float = 0.0
     off: bool = False
     hung: bool = False
+    why: str = ""
 
     @property
     def alive(self) -> bool:
@@ -145,7 +149,7 @@ class Supervisor:
         path = log / f"{config.name}.json"
         path.write_bytes(msgspec.json.encode(config))
         (log / f"{config.name}.error").unlink(missing_ok=True)
-        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PROBELOOP_RIG_FOLDER": self.rig.folder}
+        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), _OF_A_RIG: self.rig.folder}
         with (log / f"{config.name}.log").open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", "probeloop.rig.process", str(path)],
@@ -158,11 +162,15 @@ class Supervisor:
 
     def error_of(self, child: Child) -> str:
         """Return the one line that a process left when it failed, or how it ended."""
+        if child.popen is None:
+            return child.why
         path = self.session / "log" / f"{child.config.name}.error"
         if path.exists():
             return path.read_text(encoding="utf-8").strip()
-        code = child.popen.poll() if child.popen else None
+        code = child.popen.poll()
         how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with code {code}"
+        if code == -signal.SIGBUS:
+            how += ": the shared memory became full. Make room, or give a larger /dev/shm"
         return f"the process {child.config.name!r} {how}"
 
     def look(self) -> list[Event]:
@@ -181,6 +189,22 @@ class Supervisor:
                 told.append(StateChange(target=name, state="restarted", reason="", process="supervisor"))
         return told
 
+    def sweep(self, known: Iterable[int]) -> list[Event]:
+        """End what a dead process left: its descendants were handed to this one, however often they forked.
+
+        known: further processes that this one started.
+        """
+        ours = {*known, *(child.popen.pid for child in self.children.values() if child.popen is not None)}
+        orphans = [pid for pid in children_of(os.getpid()) if pid not in ours and _is_of_a_rig(pid)]
+        for pid in orphans:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        collect(orphans)
+        if not orphans:
+            return []
+        words = f"ended {len(orphans)} processes that a dead one had started and left"
+        return [Remark(text=words, level="warning", process="supervisor")]
+
     def _hangs(self, name: str, child: Child) -> list[Event]:
         """Notice a process that lives and does not turn; say so once, and end it if another can take its place."""
         most, replaced = _HUNG_S.get(child.config.role, (math.inf, False))
@@ -198,7 +222,7 @@ class Supervisor:
 
     def _buried(self, name: str, child: Child, now: float) -> list[Event]:
         code = child.popen.poll() if child.popen else 0
-        why = self.error_of(child)
+        why = child.why = self.error_of(child)
         kill_group(child)
         child.popen = None
         if code == 0 and child.config.role in ("window", "stop_window"):
@@ -246,6 +270,14 @@ def kill_group(child: Child) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.popen.pid, signal.SIGKILL)
     child.popen.wait()
+
+
+def _is_of_a_rig(pid: int) -> bool:
+    """Whether a child descends from a process of a rig; whoever runs a Session may have children of its own."""
+    try:
+        return f"{_OF_A_RIG}=".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
 
 
 def _become_subreaper() -> None:

@@ -1,0 +1,106 @@
+"""Faults in real rigs: a short campaign in every run of the tests, 200 kills and stops with -m chaos."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+
+from probeloop.bench.chaos.campaign import FAULTS, Campaign
+from probeloop.bench.chaos.leftovers import left_by
+from probeloop.bench.chaos.outcome import Fault, Outcome
+from probeloop.bench.chaos.rig import ChaosRig
+from probeloop.bus.node import rig_prefix, shared_memory_folder
+from probeloop.data.errors import ProbeloopError
+
+SIGNALS = [fault.name for fault in FAULTS if fault.name.startswith(("kill-", "stop-")) and fault.victim != "window"]
+
+
+def test_a_rig_survives_a_few_kills_and_stops() -> None:
+    campaign = Campaign(1, ["kill-plugin", "stop-recorder", "kill-instrument"], per_rig=2)
+    campaign.run(lambda: True)
+    made = campaign.figures()
+    assert made["problems"] == []
+    assert (made["corrupt"], made["leftovers"], made["failed"]) == (0, 0, 0)
+    assert made["kills"] == made["injections"] == 3
+    assert made["faults"]["kill-instrument"]["stopped"] == 1
+    assert sum(row["contained"] for row in made["faults"].values()) == 2
+    assert made["frames"] > 100
+    assert made["record_cells_compared"] > 100
+    assert made["frames_lost"] == 0
+
+
+def _flip(rig: ChaosRig, rng: random.Random) -> Outcome:
+    """Flip bytes of the camera's memory while frames are on their way."""
+    names = shared_memory_folder().glob(f"{rig_prefix(rig.name)}*.data")
+    largest = max(names, key=lambda path: path.stat().st_size)
+    size, until = largest.stat().st_size, time.monotonic() + 10.0
+    with largest.open("r+b", buffering=0) as memory:
+        while not rig.witness.corrupt and time.monotonic() < until:
+            for _ in range(200):
+                at = rng.randrange(size // 2)
+                byte = os.pread(memory.fileno(), 1, at)
+                os.pwrite(memory.fileno(), bytes([byte[0] ^ 0xFF]), at)
+    return Outcome("contained")
+
+
+def _leave(rig: ChaosRig, rng: random.Random) -> Outcome:
+    """Leave a file that the rig does not know, once it is gone."""
+    rig.leave()
+    rig.popen.terminate()
+    rig.popen.wait(30)
+    (shared_memory_folder() / f"{rig_prefix(rig.name)}planted.data").touch()
+    return Outcome("contained")
+
+
+def test_corrupt_blocks_and_files_left_behind_are_counted_and_fail_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probeloop.bench.chaos.rig.left_by", lambda rig_id: left_by(rig_id, 1.0))
+    planted = Fault("leave", 0, "leaves a file", _leave, ends=True)
+    campaign = Campaign(2, ["flip", "leave"], faults=(Fault("flip", 0, "flips bytes", _flip), planted), per_rig=1)
+    try:
+        campaign.run(lambda: True)
+    finally:
+        for path in shared_memory_folder().glob("iox2_chaos-*planted.data"):
+            path.unlink()
+    made = campaign.figures()
+    assert made["faults"]["flip"]["corrupt"] >= 1
+    assert made["faults"]["leave"]["leftovers"] == 1
+    assert not made["ok"]
+    assert any("planted.data" in problem for problem in made["problems"])
+
+
+def test_an_unknown_fault_is_one_line_with_the_known_ones() -> None:
+    with pytest.raises(ProbeloopError, match=r"no fault is called kill-all.*kill-plugin.*stale-files.*keys"):
+        Campaign(1, ["kill-all"])
+    done = subprocess.run(
+        [sys.executable, "-m", "probeloop.cli", "bench", "chaos", "--faults", "kill-all"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("probeloop: no fault is called kill-all")
+
+
+def test_what_can_not_be_injected_is_reported_by_name_and_never_as_passed() -> None:
+    lacking = Fault("lacking", 9, "", lambda rig, rng: Outcome("contained"), lacks=lambda: "no tool")
+    campaign = Campaign(1, ["lacking", "network"], faults=(lacking,))
+    campaign.run(lambda: True)
+    made = json.loads(json.dumps(campaign.figures()))
+    assert made["not_run"]["lacking"] == "no tool"
+    assert "relay" in made["not_run"]["network"]
+    assert made["faults"] == {}
+    assert made["rigs"] == 0
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+def test_two_hundred_kills_and_stops() -> None:
+    campaign = Campaign(2026, SIGNALS)
+    campaign.run(lambda: campaign.kills >= 200)
+    made = campaign.figures()
+    assert made["problems"] == []
+    assert (made["corrupt"], made["leftovers"], made["failed"]) == (0, 0, 0)
