@@ -154,6 +154,21 @@ def test_lost_events_are_counted(local: Bus) -> None:
     writer.close()
 
 
+def test_a_reader_that_wants_the_history_gets_what_was_said_before_it_came(bus: Bus) -> None:
+    first = EventReader(bus)
+    writer = EventWriter(bus)
+    for number in range(200):
+        writer.write(b"%d" % number)
+    late, other = EventReader(bus, history=True), EventReader(bus)
+    writer.write(b"200")
+    assert late.read(1.0) == [b"%d" % number for number in range(201 - 129, 201)]
+    assert late.lost == 0
+    assert other.read(1.0) == [b"200"]
+    assert len(first.read()) == 201
+    for port in (first, late, other, writer):
+        port.close()
+
+
 def test_events_cross_processes(ipc: Bus, spawn: Spawn) -> None:
     reader = EventReader(ipc)
     child = spawn("write", 100)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from probeloop.data.commands import BEPS, AcquireSpectrum, Command, MoveProbe
-from probeloop.data.control import Done, Remark, Verdict
+from probeloop.data.control import Done, Observed, Remark, Verdict
 from probeloop.data.errors import PlanError, RecordError, RefusedError
 from probeloop.experiment.controls import Change
 from probeloop.experiment.resume import interrupted, read_interrupted
@@ -275,3 +275,18 @@ def test_commands_of_others_are_none_of_the_plans(rig: Any, crash: type[BaseExce
     found = interrupted(rig.recorded(), "experiment")
     assert found is not None
     assert found.unused == ()
+
+
+def test_a_record_with_a_hole_is_not_resumed_and_says_which_step_is_lost(
+    rig: Any, crash: type[BaseException]
+) -> None:
+    kill_at(rig, 4, crash, late=False)
+    with pytest.raises(crash):
+        rig.run("explore", {"count": 5})
+    whole = [each.step for each in interrupted(rig.recorded(), "experiment").steps]  # type: ignore[union-attr]
+    assert whole == list(range(len(whole)))
+    rest = [event for event in rig.recorded() if not (isinstance(event, Observed) and event.step == 2)]
+    found = interrupted(rest, "experiment")
+    assert found is not None
+    with pytest.raises(PlanError, match="no step 2: its events were lost"):
+        found.check(repeat=True)

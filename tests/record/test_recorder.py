@@ -107,7 +107,10 @@ def test_frames_points_and_events_of_a_run(rig_id: str, tmp_path: Path) -> None:
             send(points, spectrum, loops[i : i + 1], np.array([0]), i + 2)
         late = Publisher(bus, "late", block_bytes(map_spec(2, 2), 4), source_waits=True)  # nobody said it would come
         late.announce(map_spec(2, 2), 9)
-        threading.Event().wait(0.2)
+        for _ in range(100):
+            if "late" in ask(bus, control.Describe()).state["topics"]:  # type: ignore[union-attr]
+                break
+            threading.Event().wait(0.05)
         send(late, map_spec(2, 2), np.arange(4, dtype=np.float32), np.arange(4), 9)
         assert isinstance(ask(bus, control.Note(text="a remark")), control.Accepted)
         assert isinstance(ask(bus, control.Abort()), control.Refused)
@@ -293,3 +296,36 @@ def test_the_recorder_loads_only_what_it_needs() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     foreign = {"zarr", "h5py", "hyperspy", "rsciio", "PySide6", "torch", "numba", "scipy"}
     assert not foreign & set(loaded)
+
+
+def test_what_was_said_while_no_recorder_ran_is_recorded_once(rig_id: str, tmp_path: Path) -> None:
+    def written() -> list[str]:
+        path = tmp_path / "events.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [event["text"] for event in map(json.loads, lines) if event["type"] == "Remark"]
+
+    with Bus(rig_id, "other", local=True) as other:
+        writer = EventWriter(other)
+
+        def say(number: int) -> None:
+            remark = control.Remark(text=f"{number}", process="other", time_ns=time.monotonic_ns())
+            writer.write(control.encode(remark))
+
+        def until(numbers: range) -> None:
+            wanted, pause = [f"{number}" for number in numbers], threading.Event()
+            deadline = time.monotonic() + 10.0
+            while written() != wanted:
+                assert time.monotonic() < deadline, written()
+                pause.wait(0.02)
+
+        say(0)  # before the first recorder
+        with recording(rig_id, tmp_path):
+            say(1)
+            until(range(2))
+        for number in range(2, 50):
+            say(number)
+        with recording(rig_id, tmp_path):
+            say(50)
+            until(range(51))
+        assert written() == [f"{number}" for number in range(51)]
+        writer.close()

@@ -7,12 +7,14 @@ import secrets
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from .node import Bus, timed_wait
 from .topic import (
     EVENT_BYTES,
     EVENT_DEPTH,
+    EVENT_HISTORY,
     EVENT_WRITERS,
     EVENTS,
     BytesPublisher,
@@ -26,7 +28,7 @@ _SLICE_S = 0.5
 
 
 def _service(bus: Bus) -> Any:
-    return bytes_service(bus, EVENTS, history=0, depth=EVENT_DEPTH, publishers=EVENT_WRITERS)
+    return bytes_service(bus, EVENTS, history=EVENT_HISTORY, depth=EVENT_DEPTH, publishers=EVENT_WRITERS)
 
 
 class EventWriter:
@@ -62,17 +64,22 @@ class EventWriter:
 class EventReader:
     """Reads every event written after it was made; one thread at a time.
 
-    lost: events overwritten before they were read, by the writers' sequence numbers.
+    history: also the newest 128 of each living writer from before, which come with the writer's next event: for a
+    recorder that takes the place of another. lost: events overwritten before they were read, by the writers' sequence
+    numbers.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, *, history: bool = False) -> None:
         """Join as a reader; raises BusError (at most 16 readers)."""
         self._factory = _service(bus)
         self._wake = bus.event_service(f"{EVENTS}/wake")
         self.listener: Any = bus.retry(self._wake.listener_builder().create, "wait on 'events'")
-        self._port: Any = bus.retry(self._factory.subscriber_builder().create, "read 'events'")
+        self._port: Any = bus.retry(self._make_port(EVENT_HISTORY if history else 0), "read 'events'")
         self._next: dict[int, int] = {}
         self.lost = 0
+
+    def _make_port(self, history: int) -> Callable[[], Any]:
+        return lambda: self._factory.subscriber_builder().history_request(history).create()
 
     def read(self, timeout_s: float = 0.0) -> list[bytes]:
         """Return every event that has arrived, by the time they were written; an empty list after `timeout_s`."""

@@ -60,10 +60,14 @@ class Interrupted:
     submitted: Mapping[int, Underway] = field(default_factory=dict)
 
     def check(self, repeat: bool = False) -> tuple[Underway, ...]:
-        """Return the commands without a result; raises PlanError when one may not be repeated.
+        """Return the commands without a result; raises PlanError for one that may not be repeated, or lost steps.
 
         repeat: the operator says that they may.
         """
+        numbers = [each.step for each in self.steps if each.kind != "change"]
+        missing = next((n for n, step in enumerate(numbers) if step != n), None)
+        if missing is not None:
+            raise PlanError(f"the record has no step {missing}: its events were lost", "start a new run")
         lost = tuple(each for each in (*self.unused, *self.submitted.values()) if each.event is None)
         costly = [str(each) for each in lost if not each.is_free]
         if costly and not repeat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import OrderedDict
@@ -21,7 +22,10 @@ _LOW_BYTES = 64 << 20
 
 
 class EventLog:
-    """Appends every event to events.jsonl, and remembers which command caused which generation."""
+    """Appends every event to events.jsonl, and remembers which command caused which generation.
+
+    What is in the file already, from a recorder that died, is not written again when it comes once more.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,6 +34,7 @@ class EventLog:
         self._lock = threading.Lock()  # the writing thread tries again what failed
         self._causes: OrderedDict[int, Verdict] = OrderedDict()
         self._generations: OrderedDict[int, Generation] = OrderedDict()
+        self._newest, self._began_ns = _newest(path), time.monotonic_ns()
 
     def take(self, bodies: list[bytes]) -> list[Event]:
         """Take events as they came over the bus; write what the disk takes; return them decoded."""
@@ -38,6 +43,8 @@ class EventLog:
             try:
                 event = decode_event(body)
             except WireError:
+                continue
+            if event.time_ns < self._began_ns and 0 < event.time_ns <= self._newest.get(event.process, -1):
                 continue
             events.append(event)
             with self._lock:
@@ -127,6 +134,22 @@ class DiskWatch:
 def wall() -> str:
     """Return the wall clock as ISO 8601 with its zone."""
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+class _Stamp(msgspec.Struct):
+    process: str = ""
+    time_ns: int = 0
+
+
+def _newest(path: Path) -> dict[str, int]:
+    """Return when the newest event of each process was written that the file has [ns]."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(msgspec.MsgspecError):  # the torn last line of a crash
+                stamp = msgspec.json.decode(line, type=_Stamp)
+                found[stamp.process] = max(stamp.time_ns, found.get(stamp.process, -1))
+    return found
 
 
 def _remember(store: OrderedDict[int, Any], key: int, value: Any) -> None:

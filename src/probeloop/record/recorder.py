@@ -66,7 +66,7 @@ class Recorder:
         self._kept: dict[str, int] = {}
         self._told: list[control.Event] = []
         self._lock = threading.Lock()
-        self._events = EventReader(bus)
+        self._events = EventReader(bus, history=True)
         self._out = EventWriter(bus)
         self._server = Server(bus, SERVICE)
         self._poller = Poller(bus, self._events, self._server)

@@ -13,7 +13,15 @@ import msgspec
 from ..bus.node import Bus
 from ..bus.request import Client
 from ..data.calibration import CalibrationSet
-from ..data.errors import BusError, ContractError, DriverError, DropInError, ProbeloopError, SettingsError
+from ..data.errors import (
+    BusError,
+    ContractError,
+    DriverError,
+    DropInError,
+    ProbeloopError,
+    RecordError,
+    SettingsError,
+)
 
 if TYPE_CHECKING:
     from ..discover import Found
@@ -119,6 +127,23 @@ def _warm_up(config: ProcessConfig) -> None:
 _EVENTS_ON_DISK_S = 1.0  # the recorder writes events every 0.5 s
 
 
+def _wait_for_record(bus: Bus, stop: threading.Event) -> bool:
+    """Give a living recorder the time to write what was said last; False = the run ends.
+
+    Raises RecordError when none comes: a plan that is taken up from half a record would spend dose twice.
+    """
+    from ..bus.heartbeat import Pulse
+
+    pulse = Pulse(bus)
+    for _ in range(int(_PATIENCE_S / 0.1)):
+        beat = pulse.read("recorder")
+        if beat is not None and beat[0] < _EVENTS_ON_DISK_S / 2:
+            return not stop.wait(_EVENTS_ON_DISK_S)
+        if stop.wait(0.1):
+            return False
+    raise RecordError("the plan that was cut off is not taken up: no recorder runs", "see log/recorder.log")
+
+
 def experiment(config: ProcessConfig, stop: threading.Event) -> None:
     """Run plans; one that died takes up the plan where it was, from the session's events."""
     from ..experiment.process import run_experiment
@@ -130,7 +155,7 @@ def experiment(config: ProcessConfig, stop: threading.Event) -> None:
     with Bus(config.rig.name, config.name) as bus:
         made = _experiment(config.rig)
         events = Path(config.session, "events.jsonl")
-        if config.again and events.exists() and not stop.wait(_EVENTS_ON_DISK_S):
+        if config.again and events.exists() and _wait_for_record(bus, stop):
             made = msgspec.structs.replace(made, resume=str(events))
         run_experiment(bus, made, stop=stop)
 
