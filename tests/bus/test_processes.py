@@ -119,6 +119,16 @@ def test_a_start_removes_the_files_of_dead_rigs_and_no_others(rig_id: str, spawn
         publisher.close()
 
 
+def test_a_node_s_details_go_too_where_its_mark_is_gone(rig_id: str) -> None:
+    folder = Path(tempfile.gettempdir(), "iceoryx2", "nodes", "1" + str(os.getpid()))
+    with Bus(rig_id, "test"):
+        folder.mkdir(parents=True)
+        (
+            folder / f"{rig_prefix(rig_id)}node.details"
+        ).touch()  # as a process leaves it that is killed while it begins
+    assert not folder.exists()
+
+
 def test_the_last_to_leave_removes_every_file(rig_id: str) -> None:
     with Bus(rig_id, "one") as one, Bus(rig_id, "two") as two:
         assert one.alive_nodes() == {one.node_id, two.node_id}

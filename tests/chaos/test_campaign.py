@@ -36,16 +36,24 @@ def test_a_rig_survives_a_few_kills_and_stops() -> None:
 
 
 def _flip(rig: ChaosRig, rng: random.Random) -> Outcome:
-    """Flip bytes of the camera's memory while frames are on their way."""
+    """Flip bytes of the camera's memory while blocks wait to be read."""
     names = shared_memory_folder().glob(f"{rig_prefix(rig.name)}*.data")
-    largest = max(names, key=lambda path: path.stat().st_size)
-    size, until = largest.stat().st_size, time.monotonic() + 10.0
-    with largest.open("r+b", buffering=0) as memory:
-        while not rig.witness.corrupt and time.monotonic() < until:
-            for _ in range(200):
-                at = rng.randrange(size // 2)
+    # the memory of a topic's blocks is one file; that of messages, which grows, has numbered ones
+    largest = max((path for path in names if "__" not in path.name), key=lambda path: path.stat().st_size)
+    size, until, look = largest.stat().st_size, time.monotonic() + 20.0, rig.witness.look
+
+    def look_late() -> None:
+        time.sleep(0.2)
+        with largest.open("r+b", buffering=0) as memory:
+            for at in (rng.randrange(size) for _ in range(5000)):
                 byte = os.pread(memory.fileno(), 1, at)
                 os.pwrite(memory.fileno(), bytes([byte[0] ^ 0xFF]), at)
+        look()
+
+    rig.witness.look = look_late  # type: ignore[method-assign]
+    while not rig.witness.corrupt and time.monotonic() < until:
+        time.sleep(0.05)
+    rig.witness.look = look  # type: ignore[method-assign]
     return Outcome("contained")
 
 

@@ -55,14 +55,17 @@ def rig_prefix(rig_id: str) -> str:
 def _files(prefix: str) -> list[Path]:
     """Return every file of a rig: its shared memory, its services, and the marks of nodes killed while they began."""
     home = Path(tempfile.gettempdir()) / "iceoryx2"
-    return [path for folder in (shared_memory_folder(), home / "services", home / "nodes")
-            for path in folder.glob(f"{prefix}*")]  # fmt: skip
+    found = [path for folder in (shared_memory_folder(), home / "services", home / "nodes")
+             for path in folder.glob(f"{prefix}*")]  # fmt: skip
+    return found + list((home / "nodes").glob(f"*/{prefix}*"))  # of a node whose mark is gone already
 
 
 def _remove(path: Path) -> None:
     """Remove a file of a rig that has no living process; of a node its folder too, which is named by its number."""
     path.unlink(missing_ok=True)
-    if path.parent.name == "nodes":
+    if path.parent.parent.name == "nodes":
+        shutil.rmtree(path.parent, ignore_errors=True)
+    elif path.parent.name == "nodes":
         number = path.name.rpartition("_")[2] if path.suffix == "" else path.stem.rpartition("_")[2]
         if number.isdigit():
             shutil.rmtree(path.parent / number, ignore_errors=True)
@@ -192,7 +195,7 @@ class Bus:
                         for state in states:
                             state[0].try_remove_stale_resources()
                         for file in _files(prefix):
-                            file.unlink(missing_ok=True)
+                            _remove(file)
                         found.append(prefix)
                 ledger.close()
         return found
