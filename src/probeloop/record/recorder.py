@@ -37,6 +37,7 @@ from .writing import Sync, WritingThread
 SERVICE = "recorder"
 _TURN_S = 0.05
 _LOOK_S = 0.5
+_FOLLOW_S = 0.005  # a plug-in's first block waits until its topic is read; to look costs 0.1 ms
 _BATCH = 64
 _PATIENCE_S = 60.0
 SWITCH = 5e-5  # [s] after which a thread that waits for the interpreter gets it: of 5 ms each block costs one
@@ -109,7 +110,7 @@ class Recorder:
         if answer:
             self._answer()
         self.log.take(self._events.read())
-        if time.monotonic() - self._followed > _TURN_S:
+        if time.monotonic() - self._followed > _FOLLOW_S:
             self._followed = time.monotonic()
             self.follow()
         for reader in self._readers.values():
