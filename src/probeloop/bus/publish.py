@@ -190,6 +190,8 @@ class Publisher:
         exposed_ns: int = 0,
         payload_bytes: int | None = None,
         checksum: int = 0,
+        source_published_ns: int = 0,
+        taken_ns: int = 0,
     ) -> int:
         """Publish rows [0, count) of a loaned buffer and wake the readers; return the index of its first frame.
 
@@ -211,7 +213,7 @@ class Publisher:
         # the reader learns of announcements from the block: to look at our word for each would bounce its cache line
         HEADER.pack_into(
             header, 0, LAYOUT, flags, index, count, buffer.capacity, generation, revision, source_index,
-            time.monotonic_ns(), exposed_ns, size, checksum, words[ANNOUNCED],
+            time.monotonic_ns(), exposed_ns, size, checksum, words[ANNOUNCED], source_published_ns, taken_ns,
         )  # fmt: skip
         getattr(sample, _INITIALISED)().send()
         self._notifier.notify()

@@ -25,6 +25,7 @@ from ..data.frame import BlockFlag, FrameBlock
 from ..data.settings import convert, to_mapping
 from .contract import DropIn, FrameTransform, ScanTransform, kind_of
 from .instance import PluginInstance, form_schema
+from .intake import Intake
 from .output import Columns, Output, check_arrays, completed
 from .pulse import Work
 from .scan_map import ScanSoFar
@@ -71,6 +72,7 @@ class Host:
         self.outputs: dict[str, Output] = {}
         self.next_index = 0
         self.frames = 0
+        self.intake = Intake()
         self.warnings: tuple[str, ...] = ()
         self._specs: dict[str, StreamSpec] = {}
         self._seen: tuple[int, StreamSpec] | None = None
@@ -120,6 +122,7 @@ class Host:
 
     def take(self, block: FrameBlock) -> None:
         """Process one block."""
+        self.intake.take(block)
         if self._is_new(block):
             self._begin_generation(block.generation, block.spec)
         if self._refused is not None:
@@ -200,7 +203,8 @@ class Host:
             "outputs": {name: output.spec.name for name, output in self.outputs.items()},
             "topics": [output.spec.name for output in self.outputs.values()],
             "frames": self.frames, "blocks": self.work.blocks, "lost": stats.lost if stats else self._lost,
-            "block_ms": self.work.median_ns / 1e6, "summary": (type(self.plugin).__doc__ or "").partition("\n")[0],
+            "block_ms": self.work.median_ns / 1e6, "transport": self.intake.told(),
+            "summary": (type(self.plugin).__doc__ or "").partition("\n")[0],
             "schema": form_schema(type(self.plugin).Parameters),
         }  # fmt: skip
 
@@ -323,7 +327,8 @@ class Host:
             patience_s = 0.5 if block.spec.can_wait else 0.0
         for name, output in self.outputs.items():
             output.publish(None if arrays is None else arrays[name], columns, block, self.revision,
-                           flags=flags, source_index=source_index, patience_s=patience_s)  # fmt: skip
+                           flags=flags, source_index=source_index, patience_s=patience_s,
+                           taken_ns=self.intake.taken_ns)  # fmt: skip
 
     def publish_scan(self, block: FrameBlock, arrays: Any, flags: BlockFlag) -> None:
         """Check and publish what a ScanTransform returned (None = nothing but the flags, where there are any)."""
