@@ -8,9 +8,9 @@ is that of G. Tene's HdrHistogram (hdrhistogram.org).
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Annotated, Any
 
 import msgspec
@@ -123,12 +123,8 @@ class Histogram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return the nearest-rank percentile for a share in [0, 1]; None where nothing was counted."""
         if not self.n:
             return None
-        rank, seen = max(1, math.ceil(self.n * share - 1e-9)), 0
-        for k, count in enumerate(self.counts, self.first):
-            seen += count
-            if seen >= rank:
-                break
-        low, high = _bounds(k)
+        rank = max(1, math.ceil(self.n * share - 1e-9))
+        low, high = _bounds(self.first + bisect_left(list(accumulate(self.counts)), rank))
         high = max(low, min(high, self.longest))
         # harmonic mean: its relative error is the same to either side
         return Quantile(2 * low * high / (low + high) if low and high else float(high), low, high)
