@@ -20,7 +20,7 @@ _EXAMPLES = {
     "replay": "probeloop replay sessions/2026-03-01_120000_stem",
     "bench": "probeloop bench loop --what autofocus --seeds 20 --json\n  "
     "probeloop bench bus --seconds 40\n  probeloop bench detectors --json",
-    "doctor": "probeloop doctor",
+    "doctor": "probeloop doctor\n  probeloop doctor --live --connect stem --seconds 10",
     "schema": "probeloop schema commands",
 }
 
@@ -79,7 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, help="about how long (default: the bench's own) [s]")
     bench.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="for detectors: also on the GPU")
     bench.add_argument("--json", action="store_true", help="print as JSON")
-    add("doctor", "what this machine has and lacks, and the next move").add_argument("--json", action="store_true")
+    doctor = add("doctor", "what this machine has and lacks, and the next move; --live: where a rig's time goes")
+    doctor.add_argument("--live", action="store_true", help="watch a rig that runs: rates, losses, latency by stage")
+    doctor.add_argument(
+        "--connect", metavar="RIG", help="with --live: name of the running rig (default: the only one)"
+    )
+    doctor.add_argument("--seconds", type=float, help="with --live: how long to watch (default: 5) [s]")
+    doctor.add_argument("--json", action="store_true", help="print as JSON")
     schema = add("schema", "print the JSON Schema of commands, requests, events; or the gate's table")
     schema.add_argument(
         "what", nargs="?", default="commands", choices=["commands", "requests", "events", "rig", "gate"]
