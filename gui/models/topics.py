@@ -6,12 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from probeloop.api import Histogram, Timings
+
 
 @dataclass(frozen=True)
 class TopicRow:
     """One line of the table. rate [frames/s]; lost: frames missing by index; age [s] of the newest block.
 
-    latency: from the end of exposure (else from publishing) to this window [s].
+    latency: from the end of exposure (else from publishing) to this window [s]. transport: published -> this window.
     """
 
     name: str
@@ -24,6 +26,7 @@ class TopicRow:
     age: float | None
     latency: float | None
     newest_only: bool
+    transport: Histogram
 
 
 class TopicMeter:
@@ -35,6 +38,7 @@ class TopicMeter:
         self.newest_only = False
         self.last_seen: float | None = None
         self.latency: float | None = None
+        self._transport = Timings()
         self._before: tuple[float, int, int] | None = None
         self._first_index = self._end_index = -1
         self._bytes = self._lost_frames = 0
@@ -44,6 +48,7 @@ class TopicMeter:
         """Note a block, seen at host CLOCK_MONOTONIC `now` [s]."""
         if not block.count:
             return
+        self._transport.add(time.monotonic_ns() - block.published_ns)
         spec = block.spec
         self.kind = spec.kind
         self.shape = " × ".join(map(str, spec.frame_shape)) or "1"
@@ -77,6 +82,7 @@ class TopicMeter:
         return TopicRow(
             self.name, self.kind, self.shape, max(0.0, self._rate), max(0.0, self._megabytes), frames,
             0 if self.newest_only else lost, age, self.latency, self.newest_only,
+            self._transport.counted,
         )  # fmt: skip
 
 

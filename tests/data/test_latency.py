@@ -12,9 +12,9 @@ from probeloop.data.control import Done, Result, Trace
 from probeloop.data.latency import (
     BINS,
     EDGES_NS,
+    LOOP_STAGES,
+    LOOP_TOTALS,
     RELATIVE_ERROR,
-    STAGES,
-    TOTALS,
     Histogram,
     LoopTimings,
     Timings,
@@ -93,7 +93,7 @@ WHOLE = Trace(
 
 def test_the_stages_of_a_loop_are_in_order_and_add_up() -> None:
     found = spans(WHOLE)
-    assert list(found) == [*(each.name for each in STAGES), "software"]
+    assert list(found) == [*(each.name for each in LOOP_STAGES), "software"]
     assert list(found.values()) == [1000 * 2**k for k in range(1, 9)] + [510_000]
 
 
@@ -116,7 +116,7 @@ def test_loops_are_counted_by_stage_and_physical_apart() -> None:
     timings.take(Result(trace=WHOLE))
     timings.take(Result(trace=msgspec.structs.replace(WHOLE, taken=0, derived=0), physical_ns=2_000_000))
     found = timings.counted
-    assert list(found) == [each.name for each in (*STAGES, *TOTALS)]
+    assert list(found) == [each.name for each in (*LOOP_STAGES, *LOOP_TOTALS)]
     assert [found[name].n for name in ("camera", "plugin", "software", "physical")] == [2, 1, 2, 1]
     assert found["physical"].longest == 2_000_000
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import msgspec
 
 from .control import Result, Trace
+from .units import display
 
 BINS_A_DECADE = 20
 EDGES_NS = tuple(round(10 ** (3 + k / BINS_A_DECADE)) for k in range(7 * BINS_A_DECADE + 1))  # 1 us ... 10 s
@@ -34,7 +35,7 @@ class Stage(msgspec.Struct, frozen=True):
     words: str
 
 
-STAGES = (
+LOOP_STAGES = (
     Stage("camera", "camera", "published", "end of exposure → the camera's block published"),
     Stage("to_plugin", "to the plug-in", "taken", "published → taken in by the first plug-in"),
     Stage("plugin", "plug-in", "derived", "into the first plug-in → out of the last"),
@@ -44,7 +45,7 @@ STAGES = (
     Stage("gate", "gate", "verdict", "submitted → verdict of the gate"),
     Stage("instrument", "instrument", "applied", "verdict → applied by the instrument, the queue included"),
 )
-TOTALS = (
+LOOP_TOTALS = (
     Stage("software", "software, in all", "applied", "end of exposure → command applied"),
     Stage(
         "physical", "physical, in all", "", "end of exposure → first valid frame of the new state, settling included"
@@ -60,7 +61,7 @@ def spans(trace: Trace) -> dict[str, int]:
     total = trace.loop_latency_ns
     if total is None:
         return {}
-    passed = [("", trace.exposed), *((each.name, getattr(trace, each.stamp)) for each in STAGES)]
+    passed = [("", trace.exposed), *((each.name, getattr(trace, each.stamp)) for each in LOOP_STAGES)]
     made = {name: end - start for (_, start), (name, end) in pairwise(each for each in passed if each[1])}
     return {**made, "software": total}
 
@@ -74,6 +75,15 @@ class Quantile(msgspec.Struct, frozen=True):
     value: float
     low: int
     high: int
+
+    @property
+    def words(self) -> str:
+        """Two digits, which is what is known, with their unit."""
+        if self.low == 0:
+            return f"< {display(EDGES_NS[0] / 1e9, 's')}"
+        if self.low >= EDGES_NS[-1]:
+            return f"> {display(self.low / 1e9, 's')}"
+        return display(self.value / 1e9, "s", 2)
 
 
 class Histogram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,6 +115,11 @@ class Histogram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         made = [0] * BINS
         made[self.first : self.first + len(self.counts)] = self.counts
         return made[:BINS]
+
+    def bars(self) -> list[tuple[int, int, float]]:
+        """Return (from [ns], to [ns], height as a share of the highest) of every bin that holds something."""
+        highest = max(self.counts, default=1)
+        return [(*_bounds(k), count / highest) for k, count in enumerate(self.counts, self.first) if count]
 
     def __add__(self, other: Histogram) -> Histogram:
         """Return both together."""
@@ -158,7 +173,7 @@ class LoopTimings:
     """Counts the stages of every command with a cause, by stage name."""
 
     def __init__(self) -> None:
-        self._stages: dict[str, Timings] = {each.name: Timings() for each in (*STAGES, *TOTALS)}
+        self._stages: dict[str, Timings] = {each.name: Timings() for each in (*LOOP_STAGES, *LOOP_TOTALS)}
 
     def take(self, result: Result) -> None:
         """Count a finished command."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..data.commands import name_of
 from ..data.control import Done, Event, Failed, Gap, Observed, Remark, Revision, StateChange, Verdict
-from ..data.latency import STAGES, TOTALS, spans
+from ..data.latency import LOOP_STAGES, LOOP_TOTALS, spans
 
 EVERY_VERDICT = "every verdict"
 
@@ -27,7 +27,9 @@ class Tally:
     failed: list[str] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     latencies: dict[str, array[int]] = field(
-        default_factory=lambda: {name: array("q") for name in (*(s.name for s in (*STAGES, *TOTALS)), EVERY_VERDICT)}
+        default_factory=lambda: {
+            name: array("q") for name in (*(s.name for s in (*LOOP_STAGES, *LOOP_TOTALS)), EVERY_VERDICT)
+        }
     )
     remarks: list[Remark] = field(default_factory=list)
     plans: list[StateChange] = field(default_factory=list)

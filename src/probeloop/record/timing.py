@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Iterable, Sequence
 
-from ..data.latency import BINS, BINS_A_DECADE, EDGES_NS, STAGES, TOTALS, Histogram, Stage, Timings
+from ..data.latency import BINS, BINS_A_DECADE, LOOP_STAGES, LOOP_TOTALS, Histogram, Stage, Timings
 from ..data.units import display
 from .tally import EVERY_VERDICT, Tally
 
@@ -19,7 +19,7 @@ _EVERY = Stage(EVERY_VERDICT, EVERY_VERDICT, "", "submitted → verdict, of comm
 
 def latency_section(tally: Tally) -> str:
     """Return the section, "" for a session in which no command was timed."""
-    timed = {each: _counted(tally.latencies[each.name]) for each in (*STAGES, *TOTALS, _EVERY)}
+    timed = {each: _counted(tally.latencies[each.name]) for each in (*LOOP_STAGES, *LOOP_TOTALS, _EVERY)}
     timed = {each: histogram for each, histogram in timed.items() if histogram.n}
     if not timed:
         return ""
@@ -56,7 +56,7 @@ def _row(stage: Stage, histogram: Histogram, found: tuple[float, ...] | None, sp
     cells = "".join(f'<td class="n">{html.escape(display(value, "s", 3))}</td>' for value in found)
     bars = _bars(histogram, found[0] * 1e9, span, stage.label)
     words = f"{html.escape(stage.label)}<small>{html.escape(stage.words)}</small>"
-    kind = "total" if stage in TOTALS else "stage"
+    kind = "total" if stage in LOOP_TOTALS else "stage"
     return f'<tr class="{kind}"><td>{words}</td><td>{bars}</td>{cells}<td class="n">{histogram.n:,}</td></tr>'
 
 
@@ -68,15 +68,12 @@ def _x(duration_ns: float, span: tuple[int, int]) -> float:
 
 
 def _bars(histogram: Histogram, median_ns: float, span: tuple[int, int], label: str) -> str:
-    highest = max(histogram.counts)
-    edges = (0, *EDGES_NS, 10 ** span[1])
     body = [f'<path d="M{_x(10**p, span):.1f},0V{_HEIGHT}" stroke="{_FAINT}"/>' for p in range(span[0], span[1] + 1)]
-    for k, count in enumerate(histogram.counts, histogram.first):
-        if count:
-            left, right = min(_x(edges[k], span), _WIDTH - 1.0), _x(edges[k + 1], span)
-            tall, wide = max(1.5, (_HEIGHT - 3) * count / highest), max(right - left - 0.4, 1.0)
-            place = f'x="{left:.1f}" y="{_HEIGHT - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"'
-            body.append(f'<rect {place} fill="{_BAR}"/>')
+    for start, end, share in histogram.bars():
+        left, right = min(_x(start, span), _WIDTH - 1.0), _x(end, span)
+        tall, wide = max(1.5, (_HEIGHT - 3) * share), max(right - left - 0.4, 1.0)
+        place = f'x="{left:.1f}" y="{_HEIGHT - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"'
+        body.append(f'<rect {place} fill="{_BAR}"/>')
     body.append(f'<path d="M{_x(median_ns, span):.1f},0V{_HEIGHT}" stroke="{_ACCENT}" stroke-width="1.6"/>')
     return _svg(_HEIGHT, "".join(body), f"{label}: histogram of {histogram.n} on a logarithmic axis")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.control import Describe, Description, Gap
 from ..data.errors import BusError, ProbeloopError, SharedMemoryError
-from ..data.latency import STAGES, TOTALS, Histogram, Timings, read_histograms
+from ..data.latency import LOOP_STAGES, LOOP_TOTALS, Histogram, Timings, read_histograms
 from ..data.units import display
 from .client import INSTRUMENT, Connection
 from .output import emit_json, say
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SECONDS = 5.0
 LONGEST = 86_400.0
 _LOOK_S = 0.25
-_LABELS = {each.name: each.label for each in (*STAGES, *TOTALS)}
+_LABELS = {each.name: each.label for each in (*LOOP_STAGES, *LOOP_TOTALS)}
 
 
 def live(options: argparse.Namespace) -> int:
@@ -219,7 +219,7 @@ def words(found: dict[str, Any]) -> list[str]:
 
 
 def _times(told: dict[str, Any], *names: str) -> tuple[str, ...]:
-    return tuple("–" if told[name] is None else display(told[name] / 1e6, "s") for name in names)
+    return tuple("–" if told[name] is None else display(told[name] / 1e6, "s", 2) for name in names)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
