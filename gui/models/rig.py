@@ -13,11 +13,13 @@ from probeloop.api import (
     Event,
     Failed,
     Generation,
+    Histogram,
     Observed,
     Progress,
     Revision,
     StateChange,
     Verdict,
+    read_histograms,
 )
 
 PLAN_ENDS = ("finished", "failed", "aborted", "stopped")
@@ -40,7 +42,10 @@ class Knob:
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plug-in. values: read back from its process, with their revision. process: that answers for it."""
+    """One plug-in. values: read back from its process, with their revision. process: that answers for it.
+
+    transport: published -> taken in, by topic.
+    """
 
     name: str
     process: str
@@ -52,6 +57,7 @@ class Plugin:
     revision: int = 0
     topics: tuple[str, ...] = ()
     enabled: bool = True
+    transport: Mapping[str, Histogram] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Rig:
     roles: dict[str, str] = field(default_factory=dict)
     software_ns: list[int] = field(default_factory=list)
     physical_ns: list[int] = field(default_factory=list)
+    latency: Mapping[str, Histogram] = field(default_factory=dict)
     generation: int = -1
     topic_generation: dict[str, int] = field(default_factory=dict)
     t_settled_ns: int = 0
@@ -167,6 +174,7 @@ class Rig:
         self.acquiring = bool(state.get("running"))
         self.busy = 0 if not self.acquiring and not state.get("queued") else self.busy
         self.blanked = state.get("blanked", self.blanked)
+        self.latency = read_histograms(state.get("latency"))
         self._dose({**state, **gate})
         self._readback(_table(state, "readback") or _table(state, "read_back") or _table(gate, "readback"))
         self._readback(_table(gate, "knobs"))
@@ -264,6 +272,7 @@ class Rig:
                 revision=int(each.get("revision", known.revision) or 0),
                 topics=tuple(topics),
                 enabled=bool(each.get("enabled", True)) and each.get("state") != "disabled",
+                transport=read_histograms(each.get("transport")),
             )
 
     # --- what happens -----------------------------------------------------------------------------------

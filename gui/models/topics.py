@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from probeloop.api import display
+from probeloop.api import Histogram, Timings, display
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class TopicRow:
     """One line of the table. rate [frames/s]; lost: frames missing by index; age [s] of the newest block.
 
     latency: from the end of exposure (else from publishing) to this window [s]; error: of that, between the clocks of
-    two hosts [s], 0 = one host.
+    two hosts [s], 0 = one host. transport: published -> this window.
     """
 
     name: str
@@ -27,6 +27,7 @@ class TopicRow:
     age: float | None
     latency: float | None
     newest_only: bool
+    transport: Histogram
     error: float = 0.0
 
     @property
@@ -49,6 +50,7 @@ class TopicMeter:
         self.last_seen: float | None = None
         self.latency: float | None = None
         self.clock_error = 0.0
+        self._transport = Timings()
         self._before: tuple[float, int, int] | None = None
         self._first_index = self._end_index = -1
         self._bytes = self._lost_frames = 0
@@ -58,6 +60,7 @@ class TopicMeter:
         """Note a block, seen at host CLOCK_MONOTONIC `now` [s]."""
         if not block.count:
             return
+        self._transport.add(time.monotonic_ns() - block.published_ns)
         spec = block.spec
         self.kind = spec.kind
         self.shape = " × ".join(map(str, spec.frame_shape)) or "1"
@@ -91,7 +94,8 @@ class TopicMeter:
         frames = self._end_index - self._first_index if self._first_index >= 0 else 0
         return TopicRow(
             self.name, self.kind, self.shape, max(0.0, self._rate), max(0.0, self._megabytes), frames,
-            0 if self.newest_only else lost, age, self.latency, self.newest_only, self.clock_error,
+            0 if self.newest_only else lost, age, self.latency, self.newest_only, self._transport.counted,
+            self.clock_error,
         )  # fmt: skip
 
 

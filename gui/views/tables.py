@@ -12,10 +12,15 @@ LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 
 
 class PlainTable(QTableWidget):
-    """Rows of text. numbers: columns set to the right; wide: the column that takes what is left."""
+    """Rows of text. numbers: columns set to the right; wide: the column that takes what is left; header: its own."""
 
-    def __init__(self, name: str, columns: Sequence[tuple[str, str]], numbers: Sequence[int], wide: int) -> None:
+    def __init__(
+        self, name: str, columns: Sequence[tuple[str, str]], numbers: Sequence[int], wide: int,
+        header: QHeaderView | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(0, len(columns))
+        if header is not None:
+            self.setHorizontalHeader(header)
         self.setAccessibleName(name)
         self._numbers = set(numbers)
         for i, (title, tip) in enumerate(columns):

@@ -22,6 +22,7 @@ from ..models.layout import load_layout, save_layout
 from ..models.station import Station
 from .aberrations_table import AberrationsTable
 from .banner import BannerView
+from .latency_view import LatencyView
 from .log_panel import LogPanel, RefusalsTable
 from .map_view import MapView
 from .pattern_view import PatternView
@@ -65,6 +66,7 @@ class Window(QMainWindow):
         self.plugins = PluginsPanel(station)
         self.topics = TopicsTable(station)
         self.aberrations = AberrationsTable(station)
+        self.latency = LatencyView(station)
         self.log = LogPanel(station)
         self.refusals = RefusalsTable(station)
         self._build()
@@ -114,6 +116,7 @@ class Window(QMainWindow):
         self.tables = QTabWidget()
         self.tables.setDocumentMode(True)
         self.tables.addTab(self.topics, "&Topics")
+        self.tables.addTab(self.latency, "Late&ncy")
         self.tables.addTab(self.aberrations, "A&berrations")
         self.tables.addTab(self.refusals, REFUSALS)
         self.tables.addTab(self.log, "&Log")
@@ -192,7 +195,7 @@ class Window(QMainWindow):
         self.pattern.setVisible(self.pattern.topic.count() > 0 or not spectra)
         self.plan.refresh()
         self.plugins.refresh()
-        for panel in (self.topics, self.aberrations, self.log, self.refusals):
+        for panel in (self.topics, self.latency, self.aberrations, self.log, self.refusals):
             if panel.isVisible():
                 panel.refresh()
         refused = self.station.journal.refused

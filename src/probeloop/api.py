@@ -28,6 +28,7 @@ _WHERE = {
     "data.errors": "BusError CalibrationError ContractError DriverError DropInError PlanError Problem ProbeloopError "
     "RecordError RefusedError SettingsError SharedMemoryError SourceError WireError",
     "data.frame": "BlockFlag FrameBlock FrameBuffer FrameFlag",
+    "data.latency": "Histogram LOOP_STAGES LOOP_TOTALS Timings read_histograms",
     "data.limits": "Alarm Limits",
     "data.scan": "Position Region visit_order",
     "data.settings": "Settings",

@@ -143,6 +143,13 @@ from .data.frame import (
     FrameBuffer as FrameBuffer,
     FrameFlag as FrameFlag,
 )
+from .data.latency import (
+    Histogram as Histogram,
+    LOOP_STAGES as LOOP_STAGES,
+    LOOP_TOTALS as LOOP_TOTALS,
+    Timings as Timings,
+    read_histograms as read_histograms,
+)
 from .data.limits import (
     Alarm as Alarm,
     Limits as Limits,

@@ -23,7 +23,7 @@ _EXAMPLES = {
     "bench": "probeloop bench loop --what autofocus --seeds 20 --json\n  "
     "probeloop bench bus --seconds 40\n  probeloop bench detectors --json\n  "
     "probeloop bench load --rate 1000 --seconds 60\n  probeloop bench chaos --minutes 5 --seed 1",
-    "doctor": "probeloop doctor",
+    "doctor": "probeloop doctor\n  probeloop doctor --live --connect stem --seconds 10",
     "schema": "probeloop schema commands",
 }
 
@@ -111,7 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--minutes", type=float, default=1.0, help="for chaos: how long (default: 1)")
     bench.add_argument("--faults", metavar="NAME,...", help="for chaos: only these (default: all)")
     bench.add_argument("--json", action="store_true", help="print as JSON")
-    add("doctor", "what this machine has and lacks, and the next move").add_argument("--json", action="store_true")
+    doctor = add("doctor", "what this machine has and lacks, and the next move; --live: where a rig's time goes")
+    doctor.add_argument("--live", action="store_true", help="watch a rig that runs: rates, losses, latency by stage")
+    doctor.add_argument(
+        "--connect", metavar="RIG", help="with --live: name of the running rig (default: the only one)"
+    )
+    doctor.add_argument("--seconds", type=float, help="with --live: how long to watch (default: 5) [s]")
+    doctor.add_argument("--json", action="store_true", help="print as JSON")
     schema = add("schema", "print the JSON Schema of commands, requests, events; or the gate's table")
     schema.add_argument(
         "what", nargs="?", default="commands", choices=["commands", "requests", "events", "rig", "gate"]

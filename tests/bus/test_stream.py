@@ -34,13 +34,14 @@ def test_a_block_arrives_as_it_was_filled(bus: Bus) -> None:
     buffer.flags[:3] = FrameFlag.FLYBACK
     index = publisher.send(
         buffer, 3, flags=BlockFlag.SCAN_END | BlockFlag.ABORTED, generation=3, revision=5, source_index=77,
-        exposed_ns=11, checksum=2**63 + 1,
+        exposed_ns=11, checksum=2**63 + 1, source_published_ns=12, taken_ns=13,
     )  # fmt: skip
     block = reader.receive()
     assert block is not None
     assert (block.index, block.count, block.generation, block.revision, block.source_index) == (index, 3, 3, 5, 77)
     assert block.flags == BlockFlag.SCAN_END | BlockFlag.ABORTED
     assert (block.exposed_ns, block.checksum) == (11, 2**63 + 1)
+    assert (block.source_published_ns, block.taken_ns) == (12, 13)
     assert block.published_ns > 0
     assert block.spec == spec == reader.spec
     np.testing.assert_array_equal(block.data, np.arange(108).reshape(3, 6, 6))
@@ -62,9 +63,9 @@ def test_the_header_is_that_of_the_contract() -> None:
     buffer = FrameBuffer.allocate(frames(), 4)
     buffer.seal(
         3, index=9, generation=2, flags=BlockFlag.SCAN_BEGIN, revision=4, source_index=5, published_ns=6,
-        exposed_ns=7, checksum=8,
+        exposed_ns=7, checksum=8, source_published_ns=10, taken_ns=11,
     )  # fmt: skip
-    assert HEADER.pack(1, 1, 9, 3, 4, 2, 4, 5, 6, 7, 384, 8, 0) == buffer.header.tobytes()
+    assert HEADER.pack(1, 1, 9, 3, 4, 2, 4, 5, 6, 7, 384, 8, 0, 10, 11) == buffer.header.tobytes()
 
 
 def test_order_indices_and_an_empty_block(bus: Bus) -> None:
@@ -339,7 +340,7 @@ def test_misuse_is_one_clear_line(local: Bus) -> None:
 @given(data=st.data())
 def test_garbage_is_never_delivered(data: st.DataObject) -> None:
     """Mutate a valid header: either the block is consistent with its spec, or it is counted and dropped."""
-    valid = bytearray(HEADER.pack(1, 0, 0, 2, 3, 1, 0, -1, 5, 0, 256, 0, 1))
+    valid = bytearray(HEADER.pack(1, 0, 0, 2, 3, 1, 0, -1, 5, 0, 256, 0, 1, 0, 0))
     for at, byte in data.draw(st.lists(st.tuples(st.integers(0, 79), st.integers(0, 255)), max_size=4)):
         valid[at] = byte
     size = data.draw(st.sampled_from([1, 2, 4, 8, 9, 64]))

@@ -53,12 +53,12 @@ def test_a_block_survives(count: int, spare: int, dtype: str, shape: tuple[int, 
     flags = BlockFlag.SCAN_END | BlockFlag.ABORTED
     buffer.seal(
         count, index=big, generation=-big - 1, flags=flags, revision=7, source_index=3,
-        published_ns=5, exposed_ns=6, checksum=2**64 - 1,
+        published_ns=5, exposed_ns=6, checksum=2**64 - 1, source_published_ns=8, taken_ns=big,
     )  # fmt: skip
     block = FrameBlock.parse(memory, spec)
     assert (block.count, block.index, block.generation, block.flags) == (count, big, -big - 1, flags)
     assert (block.revision, block.source_index, block.published_ns, block.exposed_ns) == (7, 3, 5, 6)
-    assert block.checksum == 2**64 - 1
+    assert (block.checksum, block.source_published_ns, block.taken_ns) == (2**64 - 1, 8, big)
     for name, of_buffer in [("data", "data"), ("time_ns", "time_ns"), ("scan_index", "scan_index"),
                             ("position", "position"), ("dose", "dose"), ("frame_flags", "flags")]:  # fmt: skip
         ours, theirs = getattr(block, name), getattr(buffer, of_buffer)[:count]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from probeloop.gui.models.levels import Levels
@@ -24,6 +25,7 @@ from PySide6.QtWidgets import QAbstractButton, QComboBox, QLabel, QLineEdit
 
 from probeloop.data import control
 from probeloop.data.commands import MoveProbe
+from probeloop.data.latency import LoopTimings
 
 
 @pytest.fixture
@@ -188,7 +190,39 @@ def test_the_gate_s_refusals_are_in_their_table_and_counted_on_its_tab(qtbot: An
     window.refresh_slowly()
     cells = [window.refusals.item(0, i).text() for i in range(1, 6)]
     assert cells == ["MoveProbe at (80 nm, 0 m)", "experiment", "too far", "max_step", "20 nm"]
-    assert "(1)" in window.tables.tabText(2)
+    assert "(1)" in window.tables.tabText(window.tables.indexOf(window.refusals))
+
+
+def test_the_latency_view_says_that_no_loop_was_closed_then_draws_its_stages(
+    qtbot: Any, window: Window, fake: Any
+) -> None:
+    ready(qtbot, window, fake)
+    view = window.latency
+    window.tables.setCurrentWidget(view)
+    window.refresh_slowly()
+    assert view.none.isVisible()
+    assert "no closed loop yet" in view.none.text()
+    loop = LoopTimings()
+    loop.take(
+        control.Result(trace=control.Trace(exposed=1_000, published=34_000, received=900_000, applied=9_001_000))
+    )
+    fake.state["latency"] = msgspec.to_builtins(loop.counted)
+    qtbot.waitUntil(lambda: bool(window.station.rig.latency), timeout=5000)
+    window.refresh_slowly()
+    assert view.loop.isVisible()
+    shown = [[view.loop.item(y, x).text() for x in (0, 2, 3, 4)] for y in range(view.loop.rowCount())]
+    assert ["software, in all", "9 ms", "9 ms", "1"] in shown
+    assert ["camera", "32 µs", "32 µs", "1"] in shown
+    assert view.loop.item(0, 0).font().bold()
+    assert "end of exposure" in view.loop.item(0, 1).toolTip()
+    row = [line[0] for line in shown].index("camera")
+    picture = view.loop.viewport().grab(view.loop.visualItemRect(view.loop.item(row, 1))).toImage()
+    ground = picture.pixelColor(picture.width() - 12, picture.height() // 2)
+    drawn = [x for x in range(picture.width()) if picture.pixelColor(x, picture.height() - 4) != ground]
+    bar = 6 + (picture.width() - 12) * np.log10(33) / 7
+    assert any(abs(x - bar) < 8 for x in drawn)
+    names = [view.transport.item(y, 0).text() for y in range(view.transport.rowCount())]
+    assert "camera → this window" in names
 
 
 def test_knob_and_measurement_have_columns_of_their_own(qtbot: Any, window: Window) -> None:

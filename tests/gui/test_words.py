@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from probeloop.gui.models import layout
 from probeloop.gui.models.banner import Facts, banner
 from probeloop.gui.models.journal import Journal, describe
+from probeloop.gui.models.latency import Recent, loop_rows, transport_rows
 from probeloop.gui.models.rig import Rig
 from probeloop.gui.models.schema import fields_of
 from probeloop.gui.models.topics import TopicMeter
@@ -31,6 +33,7 @@ from probeloop.data.control import (
     Trace,
     Verdict,
 )
+from probeloop.data.latency import Histogram, LoopTimings, Timings
 from probeloop.data.scan import Region
 
 
@@ -164,6 +167,66 @@ def test_both_latencies_are_kept_apart() -> None:
     assert (rig.software_ns, rig.physical_ns) == ([300_000], [5_000_000])
     rig.take(Generation(id=3, command_id=1, topic="camera", settings={"C10": 6e-9}))
     assert rig.knobs["C10"].readback == 6e-9
+
+
+def histogram(*durations: int) -> Histogram:
+    timings = Timings()
+    for each in durations:
+        timings.add(each)
+    return timings.counted
+
+
+def test_the_latency_of_a_rig_is_rebuilt_from_describe() -> None:
+    rig = described()
+    assert loop_rows(rig.latency) == []
+    loop = LoopTimings()
+    loop.take(Result(trace=Trace(exposed=1_000, published=3_000, received=9_000, applied=301_000)))
+    state = {**INSTRUMENT, "latency": msgspec.to_builtins(loop.counted)}
+    rig.described("instrument", Description("instrument", "instrument", state))
+    rows = loop_rows(rig.latency)
+    assert [(row.label, row.total) for row in rows] == [
+        ("software, in all", True),
+        ("physical, in all", True),
+        ("camera", False),
+        ("to the policy", False),
+        ("instrument", False),
+    ]
+    assert rows[0].cells == ("290 µs", "290 µs", "1")  # within 6 %
+    assert rows[1].cells == ("–", "–", "0")
+    assert rows[2].cells == ("2 µs", "2 µs", "1")
+
+
+def test_the_way_of_blocks_is_told_for_each_reader_with_unit_or_bound() -> None:
+    transport = {"camera": msgspec.to_builtins(histogram(*[40_000] * 99, 12_000_000_000)), "scan": 7}
+    rig = described()
+    plugin = {"use": "annular_detector", "state": "running", "transport": transport}
+    rig.described("plugin.adf", Description("plugins", "plugins", {"plugins": {"adf": plugin}}))
+    topics = [TopicMeter("camera").row(0)]
+    now = [0.0]
+    recent = Recent(lambda: now[0])
+    recent.of("camera → adf", Histogram())
+    (row,) = transport_rows(rig.plugins.values(), topics, recent)  # the window has read nothing yet
+    assert row.label == "camera → adf"
+    assert row.cells == ("42 µs", "42 µs", "100")  # within 6 %
+    assert row.histogram.quantile(1.0).words == "> 10 s"  # type: ignore[union-attr]
+    assert histogram(10).quantile(0.5).words == "< 1 µs"  # type: ignore[union-attr]
+    now[0] = 61.0
+    (row,) = transport_rows(rig.plugins.values(), topics, recent)
+    assert row.cells == ("–", "–", "0")
+
+
+def test_the_last_minute_forgets_the_start_and_follows() -> None:
+    now, all_of_it = [0.0], [5_000]
+    recent = Recent(lambda: now[0])
+    assert recent.of("x", histogram(*all_of_it)).n == 0
+    for second in range(1, 181):
+        now[0] = float(second)
+        all_of_it.append(2_000_000 if second <= 90 else 3_000)
+        found = recent.of("x", histogram(*all_of_it))
+        assert min(second, 55) <= found.n <= 66
+    assert found.bins == histogram(*all_of_it[-found.n :]).bins
+    now[0] += 1000.0  # nobody looked: what came meanwhile is not called the last minute
+    assert recent.of("x", histogram(*all_of_it, 1, 1)).n == 0
 
 
 def test_what_a_plan_measured_is_kept_until_the_next_one_begins() -> None:

@@ -90,6 +90,7 @@ class FakeRig:
         self.stopped_ns = 0
         self.refuse: dict[str, control.Refused] = {}
         self.recording = True
+        self.state: dict[str, Any] = {}  # what else the instrument says of itself
         self._servers = {name: Server(self.bus, name) for name in
                          ("instrument", "experiment", "recorder", "plugin.annular_detector")}  # fmt: skip
         self.bus.ledger.claim(16, "annular_detector", shared=True)
@@ -220,6 +221,7 @@ class FakeRig:
                     {"kind": "pattern_centre", "value": [(self.pixels - 1) / 2] * 2}]},
                 "knobs": {"C10": 12e-9, "C12a": -3e-9, "C12b": 0.0}, "readback": {"blanked": False},
                 "dose": {"spent": 2.4e6, "limit": 1e7, "area_max": 3e21, "estimate": True}, "running": None,
+                **self.state,
             }  # fmt: skip
             return state, {}
         if name == "experiment":

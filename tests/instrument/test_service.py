@@ -21,6 +21,7 @@ from probeloop.data.clock import MonotonicClock, VirtualClock
 from probeloop.data.control import Accepted, Description, Refused, Submit, decode_event, decode_reply, encode
 from probeloop.data.driver import InstrumentInfo
 from probeloop.data.errors import ContractError
+from probeloop.data.latency import read_histograms
 from probeloop.data.limits import Limits
 from probeloop.data.scan import Region
 from probeloop.instrument.service import run_instrument
@@ -115,6 +116,12 @@ def test_frames_come_in_order_with_their_generation_announced(rig_id: str) -> No
         assert (flags[0], flags[-1]) == (1, 2)
         state = rig.ask(control.Describe()).state
         assert state["loop_latency_us"]["n"] == 1
+        stages = read_histograms(state["latency"])
+        assert {name: histogram.n for name, histogram in stages.items()} == {
+            "gate": 1, "instrument": 1, "software": 1, "physical": 1
+        }  # fmt: skip
+        assert stages["physical"].longest == result.physical_ns
+        assert stages["software"].longest == result.trace.loop_latency_ns
         assert state["dose"]["spent"] > 0
         frames.close()
 

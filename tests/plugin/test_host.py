@@ -16,7 +16,8 @@ from probeloop.data.calibration import CalibrationSet
 from probeloop.data.control import Accepted, Gap, Refused, Remark, Revision, StateChange
 from probeloop.data.errors import CalibrationError, ContractError, DropInError
 from probeloop.data.frame import BlockFlag, FrameBlock
-from probeloop.plugin.contract import Scalarizer, ScanTransform
+from probeloop.data.latency import read_histograms
+from probeloop.plugin.contract import FrameTransform, Scalarizer, ScanTransform
 from probeloop.plugin.host import Host
 from probeloop.plugin.instance import PluginInstance
 from probeloop.plugin.worker import PluginProcess
@@ -46,7 +47,7 @@ def hosted(bus: Bus) -> Iterator[Callable[..., Host]]:
 
     def make(plugin: Any, **options: Any) -> Host:
         events: list[Any] = []
-        instance = PluginInstance(name="p", use="test", **options.pop("instance", {}))
+        instance = PluginInstance(**{"name": "p", "use": "test", **options.pop("instance", {})})
         host = Host(bus, instance, plugin, events.append, **options)
         host.events = events  # type: ignore[attr-defined]
         made.append(host)
@@ -78,6 +79,53 @@ def test_columns_flags_and_values_follow_the_input(bus: Bus, camera: Camera, hos
     assert blocks[0].exposed_ns == 77
     spec = blocks[0].spec
     assert (spec.name, spec.nav, spec.units, spec.exposure_ns) == ("p.out", camera.spec.nav, "counts", 1000)
+    reader.close()
+
+
+def test_through_a_chain_the_camera_s_and_the_first_plug_in_s_stamps_stay(
+    bus: Bus, camera: Camera, hosted: Any
+) -> None:
+    class Pass(FrameTransform):
+        """Values as they are."""
+
+        def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
+            return {"out": spec}
+
+        def process(self, block: FrameBlock) -> dict[str, Any]:
+            return {"out": block.data.copy()}
+
+    first = hosted(Times())
+    second = hosted(Pass(), instance={"input": ("p.out",), "name": "q"})
+    readers = [Subscriber(bus, name, "lossless") for name in ("camera", "p.out", "q.out")]
+    camera.scan(1)
+    for host in (first, second):
+        while host.step():
+            pass
+    source, derived, twice = (read(reader) for reader in readers)
+    assert len(source) == len(derived) == len(twice) == 4
+    for a, b, c in zip(source, derived, twice, strict=True):
+        assert (a.source_published_ns, a.taken_ns) == (0, 0)
+        assert b.source_published_ns == c.source_published_ns == a.published_ns
+        assert b.taken_ns == c.taken_ns
+        assert a.published_ns <= b.taken_ns <= b.published_ns <= c.published_ns
+    transport = read_histograms(second.describe()["transport"])
+    assert {topic: histogram.n for topic, histogram in transport.items()} == {"p.out": 4}
+    for reader in readers:
+        reader.close()
+
+
+def test_what_is_computed_again_from_the_record_has_no_stamps(bus: Bus, camera: Camera, hosted: Any) -> None:
+    host, reader = hosted(Times(), history=camera.history), Subscriber(bus, "p.out", "lossless")
+    camera.scan(1)
+    while host.step():
+        pass
+    read(reader)
+    assert isinstance(host.set_parameters({"factor": 3.0}), Accepted)
+    while host.step():
+        pass
+    again = read(reader)
+    assert again
+    assert {(block.source_published_ns, block.taken_ns) for block in again} == {(0, 0)}
     reader.close()
 
 

@@ -21,6 +21,8 @@ from probeloop.record.figures import curves, picture
 from probeloop.record.png import MISSING, colour, levels, png
 from probeloop.record.report import write_report
 from probeloop.record.session import SessionWriter
+from probeloop.record.tally import Tally
+from probeloop.record.timing import latency_section
 
 
 def unpack(data: bytes) -> np.ndarray:
@@ -91,7 +93,42 @@ def test_a_report_of_a_session(tmp_path: Path) -> None:
     assert "src=" not in page
     for picture_ in re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page):
         assert unpack(base64.b64decode(picture_)).ndim == 3
-    assert ">3<" in page.replace("3.00", "3")  # 3 ms of loop latency
+    assert latency_table(page) == [
+        ["hand-over", "1 ms", "1 ms", "1 ms", "1"],
+        ["gate", "500 µs", "500 µs", "500 µs", "1"],
+        ["instrument", "1.5 ms", "1.5 ms", "1.5 ms", "1"],
+        ["software, in all", "3 ms", "3 ms", "3 ms", "1"],
+        ["physical, in all", "7 ms", "7 ms", "7 ms", "1"],
+        ["every verdict", "500 µs", "500 µs", "500 µs", "1"],
+    ]
+
+
+def latency_table(page: str) -> list[list[str]]:
+    """Return the words of the table of latencies, its header left out; it must be well-formed."""
+    table = ElementTree.fromstring(re.findall("<table>.*?</table>", page[page.index("<h2>Latency") :])[0])
+    lines = [list(line) for line in list(table)[1:]]
+    assert all(len(list(line[1].iter("rect"))) >= 1 for line in lines)
+    return [[str(cell.text) for cell in (line[0], *line[2:])] for line in lines]
+
+
+def test_a_session_without_a_closed_loop_says_so_and_one_without_commands_nothing() -> None:
+    tally = Tally.of([])
+    assert latency_section(tally) == ""
+    tally.take(control.Done(id=1, result=control.Result(trace=control.Trace(submitted=5, verdict=20_000, applied=9))))
+    made = latency_section(tally)
+    assert "No closed loop" in made
+    assert "every verdict" in made
+    assert "software, in all" not in made
+
+
+@pytest.mark.parametrize("duration", [-7, 0, 999, 1_000, 9_999_999_999, 40_000_000_000])
+def test_bars_stay_inside_their_picture(duration: int) -> None:
+    tally = Tally.of([])
+    tally.take(control.Done(id=1, result=control.Result(physical_ns=duration)))
+    svg = ElementTree.fromstring(re.findall("<svg.*?</svg>", latency_section(tally))[1])
+    (bar,) = svg.iter("rect")
+    left, width = float(bar.get("x") or -1), float(bar.get("width") or -1)
+    assert 0 <= left < left + width <= 280.05
 
 
 def test_a_report_of_a_damaged_or_empty_session(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def test_the_demo_says_what_it_did(launch: Callable[..., Any]) -> None:
     assert made["commands_refused"] == 0
     assert 0 < made["loop_latency_us"]["p50"] <= made["loop_latency_us"]["p99"]
     assert made["physical_latency_ms"]["p50"] > 0
+    check_stamps(run.events(), made["stages_us"])
     assert made["ready_s"] < made["first_image_s"]
     assert Path(made["session"]) == run.folder
     assert "haadf.intensity" in Path(made["report"]).read_text(encoding="utf-8")
@@ -53,6 +54,24 @@ def test_the_demo_says_what_it_did(launch: Callable[..., Any]) -> None:
     assert first.axes_manager._axes[1].scale == pytest.approx(0.25)
     assert np.isfinite(first.data.compute()).all()
     run.nothing_left()
+
+
+STAMPS = ("exposed", "published", "taken", "derived", "received", "decided", "submitted", "verdict", "applied")
+
+
+def check_stamps(events: list[dict[str, Any]], stages: dict[str, Any]) -> None:
+    """Every command with a cause passed every stamp of the loop, in order, and was counted."""
+    caused = {event["id"] for event in events if event["type"] == "Verdict" and event.get("cause")}
+    traces = [event["result"]["trace"] for event in events if event["type"] == "Done" and event["id"] in caused]
+    assert traces
+    for trace in traces:
+        passed = [trace[name] for name in STAMPS]
+        assert passed[0] > 0
+        assert passed == sorted(passed), trace
+    assert set(stages) == {"camera", "to_plugin", "plugin", "to_policy", "decision", "hand_over", "gate",
+                           "instrument", "software", "physical"}  # fmt: skip
+    assert {stages[name]["n"] for name in stages if name != "physical"} == {len(traces)}
+    assert stages["software"]["longest"] == max(t["applied"] - t["exposed"] for t in traces) / 1e3
 
 
 @pytest.mark.parametrize("shuffled", [False, True], ids=["measured", "shuffled"])

@@ -15,7 +15,7 @@ from ..data.axes import StreamSpec
 from ..data.errors import WireError
 from ..data.frame import HEADER_BYTES, BlockFlag, FrameBuffer, block_bytes, data_offset
 
-HEADER = struct.Struct("<IIqIIqqqqqqQq40x")
+HEADER = struct.Struct("<IIqIIqqqqqqQqqq24x")
 assert HEADER.size == HEADER_BYTES
 HeaderMemory = ctypes.c_char * HEADER_BYTES
 

@@ -212,6 +212,8 @@ class Publisher:
         payload_bytes: int | None = None,
         checksum: int = 0,
         published_ns: int = 0,
+        source_published_ns: int = 0,
+        taken_ns: int = 0,
     ) -> int:
         """Publish rows [0, count) of a loaned buffer and wake the readers; return the index of its first frame.
 
@@ -237,6 +239,7 @@ class Publisher:
         HEADER.pack_into(
             header, 0, LAYOUT, flags, index, count, buffer.capacity, generation, revision, source_index,
             published_ns or time.monotonic_ns(), exposed_ns, size, checksum, words[ANNOUNCED],
+            source_published_ns, taken_ns,
         )  # fmt: skip
         getattr(sample, _INITIALISED)().send()
         self._notifier.notify()

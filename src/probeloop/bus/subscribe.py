@@ -253,7 +253,7 @@ class Subscriber:
             raise WireError(f"{room} bytes are no block", "a header has 128")
         (
             layout, flags, index, count, capacity, generation, revision, source_index, published_ns, exposed_ns,
-            size, checksum, announced,
+            size, checksum, announced, source_published_ns, taken_ns,
         ) = _unpack(HeaderMemory.from_address(address))  # fmt: skip
         if layout != LAYOUT:
             raise WireError(f"block layout {layout}, this is version {LAYOUT}", "restart every process")
@@ -299,7 +299,7 @@ class Subscriber:
         self._bytes += size
         return FrameBlock(
             spec, index, count, FLAGS[flags], generation, revision, source_index, published_ns, exposed_ns,
-            checksum, data, time_ns, scan_index, position, dose, frame_flags,
+            checksum, data, time_ns, scan_index, position, dose, frame_flags, source_published_ns, taken_ns,
         )  # fmt: skip
 
     def _count_gap(self, index: int) -> None:

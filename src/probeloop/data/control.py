@@ -33,11 +33,15 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Stamps of the host's CLOCK_MONOTONIC [ns] along the loop; 0 = not passed.
 
-    exposed: end of exposure of the newest frame in `cause`. Loop latency = applied - exposed.
+    exposed: end of exposure of the newest frame in `cause`. published: by the camera. taken, derived: into the first
+    plug-in and out of the last, 0 where the policy read the camera itself. received: by the policy's process.
+    Loop latency = applied - exposed.
     """
 
     exposed: int = 0
     published: int = 0
+    taken: int = 0
+    derived: int = 0
     received: int = 0
     decided: int = 0
     submitted: int = 0

@@ -39,7 +39,9 @@ HEADER = np.dtype(
         ("payload_bytes", "<i8"),
         ("checksum", "<u8"),
         ("announced", "<i8"),
-        ("spare", "V40"),
+        ("source_published_ns", "<i8"),
+        ("taken_ns", "<i8"),
+        ("spare", "V24"),
     ]
 )
 HEADER_BYTES = 128
@@ -147,12 +149,14 @@ class FrameBuffer:
         exposed_ns: int = 0,
         payload_bytes: int | None = None,
         checksum: int = 0,
+        source_published_ns: int = 0,
+        taken_ns: int = 0,
     ) -> None:
         """Write the header: rows [0, count) are now a block."""
         size = count * self.spec.frame_bytes if payload_bytes is None else payload_bytes
         self.header[0] = (
             LAYOUT, flags, index, count, self.capacity, generation, revision, source_index,
-            published_ns, exposed_ns, size, checksum, 0, b"",
+            published_ns, exposed_ns, size, checksum, 0, source_published_ns, taken_ns, b"",
         )  # fmt: skip
 
 
@@ -161,6 +165,8 @@ class FrameBlock(msgspec.Struct, frozen=True, eq=False):  # made once a block: 0
 
     data (N, *frame_shape); time_ns, scan_index, position, dose, frame_flags: see FrameBuffer.
     index: sequence number of the first frame in its topic. exposed_ns, published_ns: host CLOCK_MONOTONIC.
+    Of a derived block, source_published_ns: when the camera's block was published, taken_ns: when the first plug-in
+    took it in; 0 for a block that no plug-in made.
     """
 
     spec: StreamSpec
@@ -179,6 +185,8 @@ class FrameBlock(msgspec.Struct, frozen=True, eq=False):  # made once a block: 0
     position: NDArray[np.float64]
     dose: NDArray[np.float64]
     frame_flags: NDArray[np.uint16]
+    source_published_ns: int = 0
+    taken_ns: int = 0
 
     @classmethod
     def parse(cls, memory: NDArray[np.uint8], spec: StreamSpec) -> FrameBlock:
@@ -213,6 +221,8 @@ class FrameBlock(msgspec.Struct, frozen=True, eq=False):  # made once a block: 0
             buffer.position[:count],
             buffer.dose[:count],
             buffer.flags[:count],
+            int(head["source_published_ns"]),
+            int(head["taken_ns"]),
         )
 
     def copy(self) -> FrameBlock:

@@ -99,9 +99,10 @@ def display(value: float | None, unit: str, digits: int = 3) -> str:
         return f"{value / 1e20:.{digits}g} e/Å²"
     if unit not in _BASE or value == 0:
         return f"{value:.{digits}g} {unit}".strip()
+    value = float(f"{value:.{digits}g}")  # 999.6 µs is 1 ms, not 1e+03 µs
     for prefix in ("M", "k", "", "m", "µ", "n", "p", "f"):
         if abs(value) >= _PREFIX[prefix] * (1 - 1e-12):
-            return f"{value / _PREFIX[prefix]:.{digits}g} {prefix}{unit}"
+            return f"{value / _PREFIX[prefix]:.{max(digits, 3)}g} {prefix}{unit}"
     return f"{value:.{digits}g} {unit}"
 
 

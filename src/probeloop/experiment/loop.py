@@ -218,11 +218,10 @@ class Loop:
         seen, self._seen = sorted(self._seen.values(), key=lambda each: each.topic), {}
         if not seen:
             return (), Trace(decided=decided)
-        newest = max(seen, key=lambda each: each.exposed_ns)
-        trace = Trace(
-            exposed=newest.exposed_ns, published=newest.published_ns, received=newest.received_ns, decided=decided
+        newest = max(seen, key=lambda each: each.trace.exposed)
+        return tuple((each.topic, each.index) for each in seen), msgspec.structs.replace(
+            newest.trace, decided=decided
         )
-        return tuple((each.topic, each.index) for each in seen), trace
 
     def _approach(self, command: Command) -> list[Command]:
         """Return the moves that bring the probe within one step of where the command wants it."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..data.assemble import assemble, empty_map, is_pixel
 from ..data.axes import StreamSpec
 from ..data.clock import Clock
-from ..data.control import Result
+from ..data.control import Result, Trace
 from ..data.errors import PlanError
 from ..data.frame import BlockFlag, FrameBlock, FrameFlag
 
@@ -30,13 +30,23 @@ Waiting = Callable[[Callable[[], bool], float], bool]
 
 @dataclass(frozen=True)
 class Seen:
-    """The newest frame something was computed from. index: of the frame; stamps: host CLOCK_MONOTONIC [ns]."""
+    """The newest frame something was computed from. index: of the frame; trace: its stamps so far."""
 
     topic: str
     index: int
-    exposed_ns: int
-    published_ns: int
-    received_ns: int
+    trace: Trace
+
+    @classmethod
+    def of(cls, block: FrameBlock, row: int, received_ns: int) -> Seen:
+        """Return a row of a block, taken over at `received_ns`."""
+        trace = Trace(
+            exposed=block.exposed_ns,
+            published=block.source_published_ns or block.published_ns,
+            taken=block.taken_ns,
+            derived=block.published_ns if block.taken_ns else 0,
+            received=received_ns,
+        )
+        return cls(block.spec.name, block.index + row, trace)
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ class FrameStore:
             scan = self._scan(topic, block)
             last = block.index + block.count - 1
             if block.count:
-                scan.seen = Seen(block.spec.name, last, block.exposed_ns, block.published_ns, now)
+                scan.seen = Seen.of(block, block.count - 1, now)
                 topic.newest = max(topic.newest, last)
                 if block.spec.kind == "image":
                     scan.map = np.array(block.data[-1])
@@ -210,7 +220,7 @@ class FrameStore:
                         int(block.frame_flags[row]),
                     )
                 )
-                seen = Seen(block.spec.name, block.index + int(row), block.exposed_ns, block.published_ns, received)
+                seen = Seen.of(block, int(row), received)
         return found, seen
 
     def _held(self, topic: str) -> _Topic:

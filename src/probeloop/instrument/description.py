@@ -74,6 +74,7 @@ def state_of(desk: ControlDesk) -> dict[str, Any]:
         "drift": {"x": dx, "y": dy, "sigma": sigma, "references": desk.drift.references},
         "loop_latency_us": percentiles(desk.latencies, 1e3),
         "physical_latency_ms": percentiles(desk.physical, 1e6),
+        "latency": msgspec.to_builtins(desk.timings.counted),
         "safe_state": [c.name_of(command) for command in info.safe_state],
         "safe_verifiable": bool(info.safe_readback),
         "alarms": desk.alarms.described(desk.now_ns()),

@@ -29,6 +29,7 @@ from ..data.control import (
     Submit,
 )
 from ..data.driver import Acquisition, Instrument
+from ..data.latency import LoopTimings
 from ..data.limits import Limits
 from .alarms import CAUSES, Alarms, Cause, conditions
 from .checks import CHECKS
@@ -95,6 +96,7 @@ class ControlDesk:
         self.readback: dict[str, control.Scalar] = {}
         self.latencies: deque[int] = deque(maxlen=_HISTORY)
         self.physical: deque[int] = deque(maxlen=_HISTORY)
+        self.timings = LoopTimings()
         self.generation = first_generation - 1
         self.running: Job | None = None
         self._pending: Job | None = None  # running, and not yet at the hardware
@@ -314,6 +316,7 @@ class ControlDesk:
         """Note the end of a job, and its latencies."""
         with self._lock:
             if result is not None:
+                self.timings.take(result)
                 latency = result.trace.loop_latency_ns
                 if latency is not None and job.submit.cause:
                     self.latencies.append(latency)

@@ -22,6 +22,7 @@ from ..data.control import Accepted, Refused, Remark, Reply, Revision, StateChan
 from ..data.errors import CalibrationError, ContractError, DropInError, ProbeloopError, SettingsError
 from ..data.frame import BlockFlag, FrameBlock
 from ..data.settings import convert, to_mapping
+from .arrivals import Arrivals
 from .contract import DropIn, FrameTransform, JoinTransform, ScanTransform, input_fault, kind_of
 from .instance import PluginInstance, form_schema
 from .intake import Intake, Report
@@ -69,6 +70,7 @@ class Host:
         self.past = Past(history, instance.input)
         self.outputs: dict[str, Output] = {}
         self.frames = 0
+        self.arrivals = Arrivals()
         self.warnings: tuple[str, ...] = ()
         self._specs: dict[str, StreamSpec] = {}
         self._seen: tuple[int, tuple[StreamSpec, ...]] | None = None
@@ -117,6 +119,8 @@ class Host:
     def take(self, blocks: Blocks) -> None:
         """Process the same rows of every input."""
         first = blocks[0]
+        for each in blocks:
+            self.arrivals.take(each)
         if self._is_new(blocks):
             self._begin_generation(first.generation, tuple(each.spec for each in blocks))
         if self._refused:
@@ -204,7 +208,8 @@ class Host:
             "outputs": {name: output.spec.name for name, output in self.outputs.items()},
             "topics": [output.spec.name for output in self.outputs.values()],
             "frames": self.frames, "blocks": self.work.blocks, "lost": self.intake.lost,
-            "block_ms": self.work.median_ns / 1e6, "summary": (type(self.plugin).__doc__ or "").partition("\n")[0],
+            "block_ms": self.work.median_ns / 1e6, "transport": self.arrivals.told(),
+            "summary": (type(self.plugin).__doc__ or "").partition("\n")[0],
             "schema": form_schema(type(self.plugin).Parameters),
         }  # fmt: skip
 
@@ -313,7 +318,8 @@ class Host:
             patience_s = 0.5 if block.spec.can_wait else 0.0
         for name, output in self.outputs.items():
             output.publish(None if arrays is None else arrays[name], columns, block, self.revision,
-                           flags=flags, source_index=source_index, patience_s=patience_s)  # fmt: skip
+                           flags=flags, source_index=source_index, patience_s=patience_s,
+                           taken_ns=self.arrivals.taken_ns)  # fmt: skip
 
     def publish_scan(self, block: FrameBlock, arrays: Any, flags: BlockFlag) -> None:
         """Check and publish what a ScanTransform returned (None = nothing but the flags, where there are any)."""

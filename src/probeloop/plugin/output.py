@@ -158,13 +158,17 @@ class Output:
         flags: BlockFlag,
         source_index: int,
         patience_s: float,
+        taken_ns: int = 0,
     ) -> None:
         """Send (N, ...) values with the columns of `source`, in as many blocks as they need; None = only flags.
 
-        patience_s: how long to wait for a lossless reader that is behind [s].
+        patience_s: how long to wait for a lossless reader that is behind [s]. taken_ns: when the host took `source`
+        in; in a chain of plug-ins the first one's stays, and a block of the record has none.
         """
         count = 0 if values is None else len(values)
         room = self._room()
+        first_published = source.source_published_ns or source.published_ns
+        first_taken = (source.taken_ns or taken_ns) if first_published else 0
         starts = range(0, count, room) if count else range(1)
         for start in starts:
             part = slice(start, min(count, start + room))
@@ -193,6 +197,8 @@ class Output:
                 revision=revision,
                 source_index=source_index,
                 exposed_ns=source.exposed_ns,
+                source_published_ns=first_published,
+                taken_ns=first_taken,
             )
 
     def _room(self) -> int:

@@ -19,7 +19,7 @@ _INK, _FAINT, _ACCENT = "#1d2430", "#8a93a3", "#c8433a"
 
 def number(value: float, units: str) -> str:
     """Write a value for an axis: 3 digits, a prefix where the unit takes one."""
-    return html.escape(display(float(f"{value:.3g}"), units, 3))
+    return html.escape(display(value, units, 3))
 
 
 def picture(

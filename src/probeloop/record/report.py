@@ -14,16 +14,12 @@ from ..data.units import display
 from .reader import RecordedTopic, Session
 from .sights import figures_of, origin_of
 from .tally import Tally
+from .timing import latency_section
 
 _BANNER = {
     "simulation": ("Simulated", "No real microscope took part: these data were computed."),
     "replay": ("Replay", "Measured data were played back: no microscope took part in this session."),
     "experiment": ("Experiment", "Measured on a real instrument."),
-}
-_WORDS = {
-    "loop": "end of exposure → command applied (software)",
-    "gate": "command submitted → verdict of the gate",
-    "physical": "end of exposure → first valid frame of the new state",
 }
 _STYLE = """
 :root{--ink:#1d2430;--faint:#667085;--line:#e2e5ea;--soft:#f6f7f9}
@@ -54,6 +50,9 @@ table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;
 padding:6px 14px 6px 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--faint);font-weight:500}
+tr.total td{font-weight:600}
+td small{display:block;color:var(--faint);font-weight:400}
+td svg{display:block;font:10px system-ui,sans-serif}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;padding-right:22px}
 .none{color:var(--faint)}
 code{background:var(--soft);padding:1px 5px;border-radius:4px;font-size:13px}
@@ -71,7 +70,7 @@ def write_report(session_dir: Path) -> Path:
         _head(session_dir, session, tally, topics, summary),
         *figures_of(topics, tally.observed),
         _commands(tally),
-        _latency(tally),
+        latency_section(tally),
         _losses(tally, topics),
         _remarks(tally),
         _provenance(session_dir),
@@ -105,14 +104,14 @@ def _head(folder: Path, session: Session, tally: Tally, topics: list[RecordedTop
             frames[topic.topic] += int(topic.present.sum())
         except ProbeloopError:
             continue
-    loop = tally.percentiles("loop")
+    loop = tally.percentiles("software")
     tiles = [
         (f"{sum(frames.values()):,}", "frames recorded", False),
         (f"{tally.lost:,}", "frames lost", tally.lost > 0),
         (f"{sum(tally.accepted.values()):,}", "commands accepted", False),
         (f"{len(tally.refused):,}", "commands refused", False),
         (f"{len(tally.failed):,}", "commands failed", bool(tally.failed)),
-        ("–" if loop is None else display(loop[0] / 1e3, "s"), "loop latency, median", False),
+        ("–" if loop is None else display(loop[0], "s"), "loop latency, median", False),
         (_seconds(tally.span_s), "from first to last event", False),
     ]
     if "spectra_measured" in summary:
@@ -159,19 +158,6 @@ def _commands(tally: Tally) -> str:
     else:
         made += '<p class="none">The gate refused nothing.</p>'
     return made
-
-
-def _latency(tally: Tally) -> str:
-    rows = ""
-    for name, words in _WORDS.items():
-        found = tally.percentiles(name)
-        if found is not None:
-            cells = "".join(f'<td class="n">{value:.3g}</td>' for value in found)
-            rows += f'<tr><td>{words}</td>{cells}<td class="n">{len(tally.latencies[name]):,}</td></tr>'
-    if not rows:
-        return ""
-    head = "".join(f'<th class="n">{word}</th>' for word in ("p50 [ms]", "p99 [ms]", "longest [ms]", "commands"))
-    return f"<h2>Latency</h2><table><tr><th></th>{head}</tr>{rows}</table>"
 
 
 def _losses(tally: Tally, topics: list[RecordedTopic]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,17 +13,24 @@ import numpy as np
 
 from ..data.commands import name_of
 from ..data.control import Done, Event, Failed, Gap, Observed, Remark, Revision, StateChange, Verdict
+from ..data.latency import LOOP_STAGES, LOOP_TOTALS, spans
+
+EVERY_VERDICT = "every verdict"
 
 
 @dataclass
 class Tally:
-    """Counts of a session. latencies [ms], by what they are."""
+    """Counts of a session. latencies [ns], by stage of the loop; every verdict: of commands without a cause too."""
 
     accepted: Counter[str] = field(default_factory=Counter)
     refused: list[Verdict] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
-    latencies: dict[str, list[float]] = field(default_factory=lambda: {"loop": [], "gate": [], "physical": []})
+    latencies: dict[str, array[int]] = field(
+        default_factory=lambda: {
+            name: array("q") for name in (*(s.name for s in (*LOOP_STAGES, *LOOP_TOTALS)), EVERY_VERDICT)
+        }
+    )
     remarks: list[Remark] = field(default_factory=list)
     plans: list[StateChange] = field(default_factory=list)
     revisions: list[Revision] = field(default_factory=list)
@@ -55,12 +63,12 @@ class Tally:
                     self.refused.append(event)
             case Done(result=result):
                 trace = result.trace
-                if trace.loop_latency_ns is not None:
-                    self.latencies["loop"].append(trace.loop_latency_ns / 1e6)
-                if trace.submitted and trace.verdict >= trace.submitted:
-                    self.latencies["gate"].append((trace.verdict - trace.submitted) / 1e6)
+                for name, duration in spans(trace).items():
+                    self.latencies[name].append(duration)
+                if trace.submitted and trace.verdict:
+                    self.latencies[EVERY_VERDICT].append(trace.verdict - trace.submitted)
                 if result.physical_ns is not None:
-                    self.latencies["physical"].append(result.physical_ns / 1e6)
+                    self.latencies["physical"].append(result.physical_ns)
             case Failed():
                 self.failed.append(event.reason)
             case Gap():
@@ -92,9 +100,9 @@ class Tally:
         return sum(gap.count for gap in self.gaps)
 
     def percentiles(self, name: str) -> tuple[float, float, float] | None:
-        """Return p50, p99 and the longest [ms], None without any."""
+        """Return p50, p99 and the longest [s], None without any."""
         values = self.latencies[name]
         if not values:
             return None
-        p50, p99 = np.percentile(values, (50, 99))
-        return float(p50), float(p99), float(max(values))
+        p50, p99 = np.percentile(np.asarray(values), (50, 99)) / 1e9
+        return float(p50), float(p99), max(values) / 1e9

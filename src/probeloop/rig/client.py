@@ -13,7 +13,7 @@ from ..bus.node import Bus
 from ..bus.request import Client
 from ..bus.wait import Poller
 from ..data.commands import Command, Stop
-from ..data.control import Accepted, Event, Refused, Reply, Request, Submit, decode_event, decode_reply, encode
+from ..data.control import Accepted, Event, Refused, Reply, Request, Submit, Trace, decode_event, decode_reply, encode
 from ..data.errors import BusError, WireError
 from ..plugin.instance import service_name
 from ..plugin.pulse import WORK
@@ -147,7 +147,8 @@ class Connection:
         self, command: Command, *, holder: str, epoch: int, dry_run: bool = False, timeout_s: float = 1.0
     ) -> Reply:
         """Hand a command to the gate in the name of the holder of the lease; `dry_run` asks for verdict and cost."""
-        return self.request(INSTRUMENT, Submit(command, holder, epoch, dry_run=dry_run), timeout_s)
+        trace = Trace(submitted=time.monotonic_ns())
+        return self.request(INSTRUMENT, Submit(command, holder, epoch, (), trace, dry_run=dry_run), timeout_s)
 
     def close(self) -> None:
         """Leave the rig; close what was subscribed first. Harmless when closed already."""

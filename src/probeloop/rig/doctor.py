@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bus.topic import free_bytes
+from ..data.errors import ProbeloopError
 from ..discover import installed
 from .output import emit_json
 from .run import has_screen
@@ -56,7 +57,13 @@ def examine() -> dict[str, Any]:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Print what `examine` found."""
+    """Print what `examine` found, or with --live what a running rig does."""
+    if options.live:
+        from .live import live
+
+        return live(options)
+    if options.connect is not None or options.seconds is not None:
+        raise ProbeloopError("--connect and --seconds are for a running rig", "probeloop doctor --live")
     facts = examine()
     if options.json:
         emit_json(facts)
