@@ -72,6 +72,7 @@ def test_every_base_is_a_unit_itself() -> None:
         (None, "m", "uncalibrated"),
         (math.nan, "m", "nan m"),
         (-4e-10, "m", "-400 pm"),
+        (999.6e-6, "s", "1 ms"),
         (12.5, "px", "12.5 px"),
     ],
 )
