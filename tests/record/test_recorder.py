@@ -289,6 +289,11 @@ def test_a_disk_that_fills_is_said_before_it_is_full() -> None:
     assert said[first].startswith("the disk of the session will be full in 5")
     assert 30 < 100 - first <= 61  # in time
     assert sum(map(bool, said)) == 1
+    for second in range(100, 2000):  # nothing is written any more
+        now[0] = float(second)
+        watch.look(99 * 100_000_000)
+    assert watch.rate >= 0
+    assert watch.seconds_left is None  # not a number that no message can hold
 
 
 def test_the_recorder_loads_only_what_it_needs() -> None:

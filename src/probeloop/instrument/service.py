@@ -47,29 +47,33 @@ class Topics:
     def __init__(self, bus: Bus, can_wait: bool) -> None:
         self._bus, self._can_wait = bus, can_wait
         self._publishers: dict[str, Publisher] = {}
+        self._lock = threading.Lock()  # the executor makes them, the idle pump refreshes them
 
     def outlet(self, acquisition: Acquisition, single: bool) -> Outlet:
         """Return the publisher of an acquisition's topic, with room for its blocks."""
         spec = acquisition.spec
         size = block_bytes(spec, 1 if single else block_capacity(acquisition))
-        old = self._publishers.get(acquisition.topic)
-        if old is not None and old.max_block_bytes >= size:
-            return old
-        if old is not None:
-            old.close()
-        new = Publisher(self._bus, acquisition.topic, size, self._can_wait or spec.can_wait)
-        self._publishers = {**self._publishers, acquisition.topic: new}
-        return new
+        with self._lock:
+            old = self._publishers.get(acquisition.topic)
+            if old is not None and old.max_block_bytes >= size:
+                return old
+            if old is not None:
+                old.close()
+            new = Publisher(self._bus, acquisition.topic, size, self._can_wait or spec.can_wait)
+            self._publishers[acquisition.topic] = new
+            return new
 
     def refresh(self) -> None:
         """Give late joiners the newest spec."""
-        for publisher in self._publishers.values():
-            publisher.refresh()
+        with self._lock:
+            for publisher in self._publishers.values():
+                publisher.refresh()
 
     def close(self) -> None:
         """Leave all topics."""
-        for publisher in self._publishers.values():
-            publisher.close()
+        with self._lock:
+            for publisher in self._publishers.values():
+                publisher.close()
 
 
 class PumpThread:
@@ -94,6 +98,8 @@ class PumpThread:
             self._work = lambda: run(*arguments, **options)
             self._changed.notify_all()
             while self._delivery is None and not self._over:
+                if not self._thread.is_alive():
+                    return Delivery(aborted=True, error="the pump has ended: log/instrument.log says why")
                 self._changed.wait(TICK)
                 self._changed.release()
                 try:

@@ -105,7 +105,7 @@ class DiskWatch:
     @property
     def seconds_left(self) -> float | None:
         """Seconds until the disk is full at the present rate; None while nothing is written."""
-        return self.free_bytes / self.rate if self.rate > 0 else None
+        return self.free_bytes / self.rate if self.rate >= 1.0 else None  # it fades, and never becomes 0
 
     def look(self, written: int) -> str:
         """Look at the free space, `written` bytes in all so far; return a warning once, or ""."""
