@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ from relay_words import ALL, Hosts, gaps, hosts, read
 from probeloop.bus.event import EventReader
 from probeloop.bus.heartbeat import Heartbeat, Pulse
 from probeloop.bus.node import Bus
+from probeloop.bus.publish import Publisher
 from probeloop.bus.relay import channel as channel_module
 from probeloop.bus.relay.blocks import pack
 from probeloop.bus.relay.landing import Landing
@@ -40,14 +42,20 @@ def test_a_block_that_comes_twice_is_published_once(local: Bus) -> None:
     landing.close()
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_short_cut_loses_nothing(two: Hosts) -> None:
+def joined(two: Hosts) -> tuple[Any, Publisher, Any, Subscriber, EventReader]:
+    """Return a line that can be cut, a camera there, its mirror here, and who reads here."""
     proxy = two.proxy()
     source = two.source()
     source.announce(frames(), 1)
     mirror = two.mirror(proxy=proxy)
     two.until(lambda: "camera" in mirror.landings, "a description")
     reader, events = Subscriber(two.near(), "camera", "lossless"), EventReader(two.near())
+    return proxy, source, mirror, reader, events
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_short_cut_loses_nothing(two: Hosts) -> None:
+    proxy, source, mirror, reader, events = joined(two)
     for value in range(40):
         send(source, value)
         if value == 10:
@@ -65,12 +73,7 @@ def test_a_short_cut_loses_nothing(two: Hosts) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_after_a_long_cut_it_goes_on_and_names_what_is_gone(two: Hosts) -> None:
-    proxy = two.proxy()
-    source = two.source()
-    source.announce(frames(), 1)
-    mirror = two.mirror(proxy=proxy)
-    two.until(lambda: "camera" in mirror.landings, "a description")
-    reader, events = Subscriber(two.near(), "camera", "lossless"), EventReader(two.near())
+    proxy, source, mirror, reader, events = joined(two)
     send(source, 0)
     read(two, reader, 1)
     (remote,) = two.relay.remotes.values()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from spoilt import Spoilt
 
 from probeloop.data import commands as c
 from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.clock import ManualClock
 from probeloop.data.control import Done, Failed, Gap, Remark
 from probeloop.data.driver import Acquisition
-from probeloop.data.frame import FrameBuffer, FrameFlag, block_bytes
+from probeloop.data.frame import FrameFlag, block_bytes
 from probeloop.instrument.lines import Lines
 from probeloop.instrument.pump import BLOCK_BYTES, block_capacity, most_frames
 from probeloop.testing.fake_driver import SMALL_SCAN, FakeDriver
@@ -26,31 +26,6 @@ def lit(driver: FakeDriver) -> LocalInstrument:
     rig.take()
     rig.do(c.Unblank())
     return rig
-
-
-class Spoilt(FakeDriver):
-    """A driver whose scan visits pixels in an order of the test's own."""
-
-    order: Any = None
-    flags: Any = None
-
-    def scan(self, command: c.Scan) -> Acquisition:
-        made = super().scan(command)
-        order, flags = np.asarray(self.order), self.flags
-
-        def frames() -> Generator[int, FrameBuffer, None]:
-            buffer = yield 0
-            at = 0
-            while at < len(order):
-                n = min(7, buffer.capacity, len(order) - at)
-                buffer.scan_index[:n] = order[at : at + n]
-                buffer.time_ns[:n] = np.arange(at, at + n)
-                if flags is not None:
-                    buffer.flags[:n] = flags[at : at + n]
-                at += n
-                buffer = yield n
-
-        return replace(made, frames=frames())
 
 
 def gaps(rig: LocalInstrument) -> list[Gap]:

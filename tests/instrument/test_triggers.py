@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from spoilt import Spoilt
 
 from probeloop.data import commands as c
 from probeloop.data import control
 from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.control import Accepted, Done
 from probeloop.data.driver import Acquisition
-from probeloop.data.frame import FrameBuffer, FrameFlag
+from probeloop.data.frame import FrameFlag
 from probeloop.data.limits import Limits
 from probeloop.data.scan import Region, visit_order
 from probeloop.instrument.lines import Lines
@@ -95,28 +95,6 @@ def test_frames_of_a_settling_lens_lost_no_trigger(settling: int, lost: int) -> 
     assert longest(index, flags) == lost
     flyback = [FLYBACK if flag else 0 for flag in flags]
     assert longest(index, flyback) == settling + lost  # a frame of the way back stands for no pixel
-
-
-class Spoilt(FakeDriver):
-    """Its frames carry the indices and flags of the test's own."""
-
-    order: Any = None
-    flags: Any = None
-
-    def scan(self, command: c.Scan) -> Acquisition:
-        made = super().scan(command)
-        order, flags = np.asarray(self.order), self.flags
-
-        def frames() -> Generator[int, FrameBuffer, None]:
-            buffer = yield 0
-            for at in range(0, len(order), 7):
-                n = min(7, len(order) - at)
-                buffer.scan_index[:n] = order[at : at + n]
-                buffer.time_ns[:n] = np.arange(at, at + n)
-                buffer.flags[:n] = 0 if flags is None else flags[at : at + n]
-                buffer = yield n
-
-        return replace(made, frames=frames())
 
 
 def scanned(order: Any, flags: Any = None, most: int = 256) -> LocalInstrument:

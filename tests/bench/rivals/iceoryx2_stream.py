@@ -57,7 +57,10 @@ class IoxSender(Node):
         self.notifier = self.event.notifier_builder().create()
 
     def wait_for_readers(self, count: int) -> None:
-        while self.service.dynamic_config.number_of_subscribers < count:
+        until = time.monotonic() + 10.0
+        while self.service.dynamic_config.number_of_subscribers < count:  # iceoryx2 has no event for it
+            if time.monotonic() > until:
+                raise TimeoutError(f"fewer than {count} readers joined within 10 s")
             time.sleep(0.001)
         self.notifier.notify()  # what is sent before the reader has looked once is dropped, whatever the strategy
         time.sleep(0.05)
