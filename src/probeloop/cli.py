@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .data.errors import ProbeloopError, SettingsError
+from .data.errors import ProbeloopError, Problem, SettingsError
 
 _EXAMPLES = {
     "demo": "probeloop demo stem --headless --seconds 30 --seed 1 --json",
@@ -156,7 +156,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
 
 
+def _check_bench(options: argparse.Namespace) -> None:
+    """Raise SettingsError, all faults at once, for a bench that could only fail once it has started."""
+    problems = [
+        Problem(f"--{name}", f"{value:g}", f"0 < number <= {most:g}")
+        for name, most in (("seconds", 1e6), ("rate", 1e5), ("minutes", 1e5), ("seeds", 1e5))
+        if (value := getattr(options, name)) is not None and not 0 < value <= most
+    ]
+    if problems:
+        raise SettingsError(problems)
+
+
 def _dispatch(options: argparse.Namespace) -> int:
+    if options.command == "bench":
+        _check_bench(options)
     match options.command:
         case "demo" | "run" | "replay":
             from .rig.run import run

@@ -30,6 +30,12 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
     assert f"example:\n  probeloop {command}" in capsys.readouterr().out
 
 
+def test_a_bench_that_can_only_fail_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
+    told = fails(capsys, "bench", "load", "--rate", "-5", "--seconds", "nan", "--seeds", "0", "--minutes", "inf")
+    assert [line.split(": ")[1] for line in told.splitlines()] == ["--seconds", "--rate", "--minutes", "--seeds"]
+    assert "allowed: 0 < number" in told
+
+
 def test_an_unknown_rig_lists_the_shipped_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert "stem" in fails(capsys, "run", "no-such-rig", "--headless")
 

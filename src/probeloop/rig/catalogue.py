@@ -142,7 +142,7 @@ def bench(options: argparse.Namespace) -> int:
     if options.name != "loop":
         raise ProbeloopError(
             f"no bench {options.name!r} in this version",
-            "loop, bus or detectors: probeloop bench loop --what autofocus",
+            "loop, bus, detectors, load or chaos: probeloop bench loop --what autofocus",
         )
     made = load_commands(options.what)
     run: Any = getattr(made, "bench", None)
