@@ -1,9 +1,11 @@
 """The command line as a person meets it: help with an example, one line for an error, an exit code."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,27 @@ def test_a_rig_runs_once_at_a_time(rig_id: str) -> None:
         lock.release()
     assert rig_id not in running_rigs()
     RigLock(rig_id).release()
+
+
+def test_who_looks_which_rigs_run_is_never_in_the_way_of_one_that_starts(rig_id: str) -> None:
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            running_rigs()
+
+    looking = [threading.Thread(target=look) for _ in range(2)]
+    for thread in looking:
+        thread.start()
+    try:
+        for _ in range(200):
+            lock = RigLock(rig_id)
+            assert lock.path.read_text() == str(os.getpid())  # nobody took its file away
+            lock.release()
+    finally:
+        done.set()
+        for thread in looking:
+            thread.join()
 
 
 def test_list_says_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:

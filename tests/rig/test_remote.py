@@ -242,7 +242,12 @@ def test_the_window_opens_on_a_rig_of_another_host(remote: tuple[Any, str]) -> N
     window = Connected("gui", "--connect", endpoint, "--key", "anna", DISPLAY=":0", QT_QPA_PLATFORM="offscreen")
     try:
         near = f"{run.name}-remote"
-        run.until(lambda: near in running_rigs(), "the mirrored rig")
+
+        def mirrored() -> bool:
+            assert window.popen.poll() is None, window.end()
+            return near in running_rigs()
+
+        run.until(mirrored, "the mirrored rig")
 
         def open_() -> bool:
             assert window.popen.poll() is None, window.end()

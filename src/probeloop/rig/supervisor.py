@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -50,42 +50,54 @@ def rig_folder() -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[Path]:
+    """Yield `rig_folder`; who takes a name, lets it go or looks who runs never meets another half-way."""
+    folder = rig_folder()
+    with (folder / "names").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield folder
+
+
 class RigLock:
     """Holds the name of a rig on this host while it runs; raises BusError when it runs already."""
 
     def __init__(self, rig_id: str) -> None:
-        self.path = rig_folder() / f"{rig_id}.lock"
-        self._file: IO[str] = self.path.open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            who = self._file.read().strip() or "?"
-            self._file.close()
-            raise BusError(
-                f"the rig {rig_id!r} runs already (process {who})",
-                f"look at it: probeloop gui --connect {rig_id}; or end it there, or with: kill {who}",
-            ) from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
+        with _one_at_a_time() as folder:
+            self.path = folder / f"{rig_id}.lock"
+            self._file: IO[str] = self.path.open("a+")
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self._file.seek(0)
+                who = self._file.read().strip() or "?"
+                self._file.close()
+                raise BusError(
+                    f"the rig {rig_id!r} runs already (process {who})",
+                    f"look at it: probeloop gui --connect {rig_id}; or end it there, or with: kill {who}",
+                ) from None
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()))
+            self._file.flush()
 
     def release(self) -> None:
         """Let the name go."""
-        self.path.unlink(missing_ok=True)
-        self._file.close()
+        with _one_at_a_time():
+            self.path.unlink(missing_ok=True)
+            self._file.close()
 
 
 def running_rigs() -> list[str]:
     """Return the names of the rigs that run on this host now."""
     names = []
-    for path in sorted(rig_folder().glob("*.lock")):
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink(missing_ok=True)  # nobody holds it: left by a killed run
-            except OSError:
-                names.append(path.stem)
+    with _one_at_a_time() as folder:
+        for path in sorted(folder.glob("*.lock")):
+            with path.open("a+") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink(missing_ok=True)  # nobody holds it: left by a killed run
+                except OSError:
+                    names.append(path.stem)
     return names
 
 
