@@ -314,4 +314,5 @@ def test_a_word_beside_a_pulse_stays_when_its_process_is_gone(local: Bus) -> Non
     assert pulse.mark("test") == 0
     Heartbeat(local).mark(-7)
     Heartbeat(local).beat()
+    threading.Event().wait(0.005)  # who had no pulse is looked for again after 2 ms
     assert pulse.mark("test") == -7

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from probeloop.bus.header import HEADER
 from probeloop.bus.node import Bus
-from probeloop.bus.publish import Publisher
+from probeloop.bus.publish import ANNOUNCED, Publisher
 from probeloop.bus.subscribe import Subscriber
 from probeloop.bus.topic import data_service, size_class
 from probeloop.data.axes import Axis, Channel, StreamSpec
@@ -263,14 +263,44 @@ def test_a_spec_may_change_within_a_generation(bus: Bus) -> None:
     publisher.close()
 
 
-def test_a_block_of_an_unannounced_generation_is_dropped_and_counted(bus: Bus) -> None:
-    reader, publisher = Subscriber(bus, "camera", "lossless"), Publisher(bus, "camera", 1 << 14)
+def test_a_generation_that_was_not_announced_is_refused(bus: Bus) -> None:
+    publisher = Publisher(bus, "camera", 1 << 14)
     publisher.announce(frames(), 1)
-    send(publisher, 1, 2, generation=99)
+    with pytest.raises(BusError, match="generation 99 of 'camera' was not announced"):
+        send(publisher, 1, 2, generation=99)
+    publisher.close()
+
+
+def test_a_generation_of_the_same_frames_costs_no_announcement_but_late_readers_hear_of_it(bus: Bus) -> None:
+    early, publisher = Subscriber(bus, "camera", "lossless"), Publisher(bus, "camera", 1 << 14)
+    publisher.announce(frames(), 1)
     send(publisher, 1, 2, generation=1)
-    assert [block.index for block in reader.drain()] == [2]
-    assert reader.stats.unspecified == 1
-    reader.close()
+    told = publisher._words[ANNOUNCED]
+    publisher.announce(frames(), 2)
+    send(publisher, 2, 2, generation=2)
+    assert publisher._words[ANNOUNCED] == told
+    assert [(block.index, block.generation) for block in early.drain()] == [(0, 1), (2, 2)]
+    assert early.generation == 2
+    late = Subscriber(bus, "camera", "lossless")
+    publisher.refresh()
+    assert not list(late.drain())
+    assert (late.spec, late.generation) == (frames(), 2)
+    send(publisher, 3, 2, generation=2)
+    assert [block.index for block in late.drain()] == [4]
+    assert late.stats.unspecified == 0
+    for end in (early, late, publisher):
+        end.close()
+
+
+def test_a_reader_that_joins_between_two_blocks_gets_the_next_one(bus: Bus) -> None:
+    publisher = Publisher(bus, "camera", 1 << 14)
+    publisher.announce(frames(), 1)
+    send(publisher, 1, 2, generation=1)
+    publisher.announce(frames(), 2)
+    late = Subscriber(bus, "camera", "lossless")
+    send(publisher, 2, 2, generation=2)
+    assert [(block.index, block.generation) for block in late.drain()] == [(2, 2)]
+    late.close()
     publisher.close()
 
 

@@ -21,7 +21,7 @@ from ..data.clock import MonotonicClock
 
 FRAME_WORDS = 16_384  # 256 x 256 uint16: 128 KiB
 HOT_FRAMES = 16  # the source walks through 2 MiB, as a camera's driver through its ring
-END = 1 << 62
+END = np.uint64(1 << 62)
 _QUIET_S = 5.0
 _CONNECT_NS = 30_000_000
 _KEPT = 200_000
@@ -62,12 +62,14 @@ MakeReader = Callable[[str, int], Reader]
 
 
 @nb.njit(nogil=True, cache=True)
-def check(words: Any, sums: Any, expected: int) -> tuple[int, int, int]:
-    """Read every word of (n, FRAME_WORDS); return (corrupt frames, frames missing, number expected next).
+def check(words: Any, sums: Any, expected: int) -> tuple[int, int, int, int]:
+    """Read every word of (n, FRAME_WORDS); return (its stamp, corrupt frames, frames missing, number expected next).
 
-    Corrupt is a frame with another sum than its source's, or one that came before.
+    Corrupt is a frame with another sum than its source's, or one that came before. The stamp of the end is -1.
     """
     corrupt, missing = 0, 0
+    if words[0, 0] == END:
+        return -1, 0, int(words[0, 1]) - expected, expected
     for f in range(words.shape[0]):
         total = np.uint64(0)
         for i in range(words.shape[1]):
@@ -81,7 +83,7 @@ def check(words: Any, sums: Any, expected: int) -> tuple[int, int, int]:
         else:
             missing += number - expected
             expected = number + 1
-    return corrupt, missing, expected
+    return int(words[0, 1]), corrupt, missing, expected
 
 
 class Source:
@@ -145,15 +147,15 @@ def read_run(reader: Reader, sums: Words, run: dict[str, Any]) -> dict[str, Any]
         now = time.monotonic_ns()
         if words is None:
             return {"error": f"nothing came for {_QUIET_S:g} s after {count} frames"}
-        if words[0, 0] == END:
-            lost += int(words[0, 1]) - expected
+        stamp, bad, missing, expected = check(words, sums, expected)
+        if stamp < 0:
+            lost += missing
             break
         if blocks:
-            began = began or int(words[0, 1])
-            latencies[min(blocks, _KEPT) - 1] = now - int(words[0, 1])
+            began = began or stamp
+            latencies[min(blocks, _KEPT) - 1] = now - stamp
         blocks += 1
-        bad, missing, expected = check(words, sums, expected)
-        corrupt, lost, count = corrupt + bad, lost + missing, count + len(words)
+        corrupt, lost, count = corrupt + bad, lost + missing, count + n
         ended = time.monotonic_ns()
     if blocks < 2:
         return {"error": f"{blocks} blocks came: the run is too short, or nothing was read"}

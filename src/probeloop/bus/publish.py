@@ -66,6 +66,9 @@ class Publisher:
         self.credits = CreditBook(bus, topic) if source_waits else None
         self._spec: StreamSpec | None = None
         self._encoded = NO_SPEC
+        self._generation: int | None = None
+        self._since = 0  # first index of what the spec describes
+        self._told = False  # whether the newest announcement says all that holds now
         self._frame_bytes = 0
         self._created_s = time.monotonic()
         self._sealed = wanted()
@@ -94,6 +97,7 @@ class Publisher:
         if self.credits is not None:
             self.credits.fit(sizes.depth)
         self._tell(Announcement(sizes.slot, self.next_index, -1, NO_SPEC))
+        self._told = False
 
     def _drop_retired(self, slot: int = 0) -> None:
         """Delete the replaced ports of a size class, and those that every reader had a second to connect to."""
@@ -135,20 +139,29 @@ class Publisher:
     def announce(self, spec: StreamSpec, generation: int) -> None:
         """Say what the blocks of `generation` from here on are; must precede them.
 
-        A frame that is larger than the blocks so far moves the topic to a larger size class.
+        Where they are what the ones before were, the block's header says all: nothing is sent but to those who join
+        later. A frame that is larger than the blocks so far moves the topic to a larger size class.
         Raises BusError while a buffer is loaned.
         """
         if self._loaned:
             raise BusError(f"topic {self.topic!r} is announced while a block is being filled", "send or discard it")
-        if spec is not self._spec and spec != self._spec:
+        self._generation = generation
+        if spec is self._spec or spec == self._spec:
+            self._told = False
+        else:
             smallest = block_bytes(spec, 1)
             if smallest > self.max_block_bytes:
                 self._open(smallest)
             self._views.clear()
             self._lines.clear()
             self._spec, self._frame_bytes = spec, spec.frame_bytes
-            self._encoded = msgspec.Raw(spec.encode())
-        self._tell(Announcement(self.sizes.slot, self.next_index, generation, self._encoded))
+            self._encoded, self._since = msgspec.Raw(spec.encode()), self.next_index
+            self._describe()
+
+    def _describe(self) -> None:
+        generation = -1 if self._generation is None else self._generation
+        self._tell(Announcement(self.sizes.slot, self._since, generation, self._encoded))
+        self._told = True
 
     def grow(self, max_block_bytes: int) -> None:
         """Reserve for blocks up to this size from here on; readers follow. Raises SharedMemoryError or BusError."""
@@ -219,10 +232,12 @@ class Publisher:
 
         payload_bytes: needed for a ragged block alone. published_ns: of a block that was published elsewhere before,
         on this host's clock (0 = now). Raises WireError for a count beyond the capacity, BusError
-        for a buffer that isn't loaned.
+        for a buffer that isn't loaned, or another generation than the one announced last.
         """
         if not 0 <= count <= buffer.capacity:
             raise WireError(f"{count} frames in a block of {buffer.capacity}")
+        if generation != self._generation:
+            raise BusError(f"generation {generation} of {self.topic!r} was not announced", "announce it first")
         try:
             sample, _, header = self._loaned.pop(id(buffer))
         except KeyError:
@@ -264,7 +279,10 @@ class Publisher:
         self._port.update_connections()
         if joins != self._joins:
             self._joins = joins
-            self._words[ANNOUNCED] += 1
+            if self._spec is not None and not self._told:
+                self._describe()
+            else:
+                self._words[ANNOUNCED] += 1  # they look, and find what was announced last
             self._notifier.notify()
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class ReaderStats:
     """What a reader got. lost: frames missing by index; gaps: the newest (first index, count), bounded.
 
-    wire_errors: blocks that were no valid block; unspecified: blocks whose generation was never announced.
+    wire_errors: blocks that were no valid block; unspecified: blocks that came before anybody said what they are.
     """
 
     blocks: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import operator
 import os
 import time
 from collections import deque
@@ -37,6 +39,7 @@ _decode = msgspec.msgpack.Decoder(Announcement).decode
 _NO_SPEC = bytes(NO_SPEC)
 _LENGTH = "__slice_len"  # the public way to it makes two objects, 0.4 us
 _unpack = HEADER.unpack
+_first = operator.itemgetter(0)
 
 
 class Subscriber:
@@ -80,8 +83,8 @@ class Subscriber:
         self.spec: StreamSpec | None = None
         self._encoded = b""
         self.generation = -1
-        self._known: dict[int, list[tuple[int, StreamSpec]]] = {}
-        self._current: tuple[int, int, StreamSpec] | None = None
+        self._known: list[tuple[int, StreamSpec]] = []  # from which index on, by index
+        self._since = -1  # where the newest of them begins
         self._held: Any = None
         self._waiting: list[tuple[int, Any, Any]] = []
         self._views: dict[int, Layout] = {}
@@ -131,22 +134,15 @@ class Subscriber:
             spec = self.spec  # the same object keeps the same views
             assert spec is not None
             self.generation = news.generation
-            known = self._known.setdefault(news.generation, [])
-            if not known or known[-1][1] is not spec:
-                known.append((news.index, spec))
-            del known[:-_KEPT_SPECS]
-            self._current = None
-            if len(self._known) > _KEPT_SPECS:
-                self._known.pop(next(iter(self._known)))
+            if not self._known or self._known[-1][1] is not spec or news.index < self._since:
+                bisect.insort_right(self._known, (news.index, spec), key=_first)
+                del self._known[:-_KEPT_SPECS]
+                self._since = self._known[-1][0]
 
-    def _spec_of(self, generation: int, index: int) -> StreamSpec | None:
-        """Return the newest spec of a generation that was announced at or before `index`."""
-        for start, spec in reversed(self._known.get(generation, ())):
-            if start <= index:
-                if start == self._known[generation][-1][0]:
-                    self._current = (generation, start, spec)
-                return spec
-        return None
+    def _spec_of(self, index: int) -> StreamSpec | None:
+        """Return the newest spec that was announced at or before `index`."""
+        at = bisect.bisect_right(self._known, index, key=_first)
+        return self._known[at - 1][1] if at else None
 
     def _take(self) -> Any:
         """Take the next sample, the one with the smallest index when several size classes are in use."""
@@ -246,7 +242,7 @@ class Subscriber:
             sample.delete()
 
     def _parse(self, sample: Any) -> FrameBlock | None:
-        """Make a block of a sample; None when it is older than this reader or of no known generation."""
+        """Make a block of a sample; None when it is older than this reader or nobody said what it is."""
         address = sample.payload_ptr
         room = getattr(sample, _LENGTH)
         if room < HEADER.size:
@@ -261,11 +257,7 @@ class Subscriber:
             self._read_announcements()
         if index < self._start:
             return None
-        current = self._current
-        if current is None or current[0] != generation or index < current[1]:
-            spec = self._spec_of(generation, index)
-        else:
-            spec = current[2]
+        spec = self._known[-1][1] if index >= self._since >= 0 else self._spec_of(index)
         if spec is None:
             self._unspecified += 1
             return None
@@ -289,6 +281,7 @@ class Subscriber:
             dose, frame_flags = dose[:count], frame_flags[:count]
             if frame_bytes is not None:
                 data = data[:count]
+        self.generation = generation
         self._apart, self._published = published_ns - self._published, published_ns
         if index != self._expected:
             self._count_gap(index)

@@ -41,8 +41,11 @@ class Grid(msgspec.Struct, frozen=True):
 
     def holds(self, position: Position) -> bool:
         """True when `position` is on the grid, to a millionth of a step."""
-        near = self.nearest(position)
-        return all(abs(p - n) <= 1e-6 * s for p, n, s in zip(position, near, self.step, strict=True) if s)
+        (x, y), (dx, dy) = position, self.step
+        if not (dx or dy):
+            return True
+        near_x, near_y = self.nearest(position)
+        return (not dx or abs(x - near_x) <= 1e-6 * dx) and (not dy or abs(y - near_y) <= 1e-6 * dy)
 
 
 class InstrumentInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Mapping
 from itertools import accumulate, pairwise
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ import msgspec
 from .control import Result, Trace
 from .units import display
 
+_NEWEST = 512
 BINS_A_DECADE = 20
 EDGES_NS = tuple(round(10 ** (3 + k / BINS_A_DECADE)) for k in range(7 * BINS_A_DECADE + 1))  # 1 us ... 10 s
 BINS = len(EDGES_NS) + 1  # the first: shorter than all of them, the last: 10 s and longer
@@ -170,17 +172,25 @@ class Timings:
 
 
 class LoopTimings:
-    """Counts the stages of every command with a cause, by stage name."""
+    """Counts the stages of every command with a cause, by stage name.
+
+    software, physical: the newest 512 latencies of the loop [ns].
+    """
 
     def __init__(self) -> None:
+        self.software: deque[int] = deque(maxlen=_NEWEST)
+        self.physical: deque[int] = deque(maxlen=_NEWEST)
         self._stages: dict[str, Timings] = {each.name: Timings() for each in (*LOOP_STAGES, *LOOP_TOTALS)}
 
-    def take(self, result: Result) -> None:
-        """Count a finished command."""
+    def take(self, result: Result, *, caused: bool = True) -> None:
+        """Count a finished command. caused: it followed from a frame."""
+        if caused and result.trace.loop_latency_ns is not None:
+            self.software.append(result.trace.loop_latency_ns)
         for name, duration in spans(result.trace).items():
             self._stages[name].add(duration)
         if result.physical_ns is not None:
             self._stages["physical"].add(result.physical_ns)
+            self.physical.append(result.physical_ns)
 
     @property
     def counted(self) -> dict[str, Histogram]:

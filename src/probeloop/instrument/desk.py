@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import numpy as np
 from msgspec.structs import replace
 
 from ..data import commands as c
@@ -36,7 +35,7 @@ from .checks import CHECKS
 from .door import Door, ShutError
 from .dose import DoseAccount, pitch_of
 from .drift import Drift
-from .executor import Acquire, Executor, Job
+from .executor import Acquire, Basis, Executor, Job
 from .gate import (
     HOLDER_TIMEOUT,
     Applied,
@@ -56,8 +55,6 @@ from .journal import Journal
 from .pump import Delivery, Frames, Outlet, Pump, ScanControl
 from .safety import PROVEN_WITHIN, OutputLeases, SafeReport, go_safe, unsafe_outputs
 from .triggers import Triggers, alarms_of
-
-_HISTORY = 512
 
 
 class ControlDesk:
@@ -94,8 +91,6 @@ class ControlDesk:
         low, high = limits.region
         self.account = DoseAccount(self.info, low, high, instrument.clock.now_ns())
         self.readback: dict[str, control.Scalar] = {}
-        self.latencies: deque[int] = deque(maxlen=_HISTORY)
-        self.physical: deque[int] = deque(maxlen=_HISTORY)
         self.timings = LoopTimings()
         self.generation = first_generation - 1
         self.running: Job | None = None
@@ -104,9 +99,8 @@ class ControlDesk:
         self._mute = False
         self._pitch = 0.0
         self.ending = threading.Event()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._queue: deque[Job] = deque()
-        self.work = threading.Condition(self._lock)
         self._leases = OutputLeases()
         self._idle_since = now_ns()
         self._last_id = 0
@@ -127,9 +121,8 @@ class ControlDesk:
 
     def judge(self, submit: Submit, state: GateState | None = None) -> Judgement:
         """Hold a command against every check in the state now, or in another one."""
-        with self._lock:
+        with self.lock:
             now = self.instrument.clock.now_ns()
-            forecast = partial(self._forecast, now_ns=now)
             return judge(
                 state or self.state,
                 self.info,
@@ -139,8 +132,13 @@ class ControlDesk:
                 clock_ns=now,
                 checks=self._checks,
                 drift=self.drift,
-                forecast=forecast,
+                forecast=partial(self._forecast, now_ns=now),
             )
+
+    @property
+    def basis(self) -> Basis:
+        """What a verdict rests on beside the command and the time."""
+        return self.state, self.drift
 
     def _forecast(self, command: c.Command, state: GateState, now_ns: int) -> Cost:
         return self.account.forecast(command, state, self.info, self.drift, now_ns)
@@ -165,7 +163,7 @@ class ControlDesk:
         """STOP: shut the door, make safe, raise the epoch, latch, flush; Accepted only when it is safe."""
         self.door.shut()  # before any lock: what is judged at this moment won't pass
         report = self.go_safe_now()
-        with self.work:
+        with self.lock:
             self.flush(reason)
             self.scan.abort()
             self.advance(Tripped(reason))
@@ -197,7 +195,7 @@ class ControlDesk:
 
     def tick(self) -> None:
         """Look at the sensors and at the clock: lost holder, expired leases, spent dose. At least every 100 ms."""
-        with self._lock:
+        with self.lock:
             now = self.now_ns()
             self._integrate()
             alarm = self.look_at_alarms()
@@ -215,7 +213,7 @@ class ControlDesk:
 
     def look_at_alarms(self) -> str:
         """Judge what the sensors read, in the state now; return why the gate must trip, or ""."""
-        with self._lock:
+        with self.lock:
             now, job = self.now_ns(), self.running
             scanning = job is not None and isinstance(job.submit.command, c.ACQUISITIONS) and not self.scan.paused
             return self.alarms.look(self.triggers.reading(now), conditions(self.state, scanning), now)
@@ -243,7 +241,7 @@ class ControlDesk:
     def _prove_again(self) -> None:
         """Make safe once more: the call that hung at the last trip has left, whatever it did last."""
         report = self.go_safe_now()
-        with self._lock:
+        with self.lock:
             self._unproven = not report.ok
             self.journal.tell(
                 StateChange(target="safe state", state="ok" if report.ok else "missed", reason=report.words())
@@ -251,16 +249,9 @@ class ControlDesk:
 
     # --- jobs -------------------------------------------------------------------------------------------------
 
-    def wait_for_work(self, timeout_s: float) -> bool:
-        """Wait for a job [s]; True when there is one."""
-        with self.work:
-            return self.work.wait_for(lambda: bool(self._queue) or self.ending.is_set(), timeout_s) and bool(
-                self._queue
-            )
-
     def run_next(self) -> bool:
         """Carry out the oldest job in this thread; False when there is none."""
-        with self.work:
+        with self.lock:
             if not self._queue:
                 return False
             job = self.running = self._pending = self._queue.popleft()
@@ -268,14 +259,14 @@ class ControlDesk:
         try:
             self._executor.run(job)
         finally:
-            with self.work:
+            with self.lock:
                 self.running = self._pending = None
                 self._idle_since = self.now_ns()
         return True
 
     def park(self) -> None:
-        """Blank a beam that idles for longer than the park timeout; called by the executor's thread."""
-        with self._lock:
+        """Blank a beam that idles for longer than the park timeout; called by who may enter the driver."""
+        with self.lock:
             state = self.state
             idle = (self.running is None and not self._queue) or self.scan.paused
             waited = self.now_ns() - self._idle_since > self.info.park_timeout * 1e9
@@ -299,29 +290,18 @@ class ControlDesk:
         else:
             self._mute = False
 
-    def wake(self) -> None:
-        """Wake the executor's thread, to look whether it is over."""
-        self.ending.set()
-        with self.work:
-            self.work.notify_all()
-
     def began(self, job: Job, command: c.Command) -> None:
         """Note the start of a job, and of feedback on its way in."""
-        with self._lock:
+        with self.lock:
             self._pitch = pitch_of(command)
             if isinstance(command, c.Approach):
                 self.state = replace(self.state, feedback="approaching")
 
     def ended(self, job: Job, delivery: Delivery | None, result: Result | None) -> None:
         """Note the end of a job, and its latencies."""
-        with self._lock:
+        with self.lock:
             if result is not None:
-                self.timings.take(result)
-                latency = result.trace.loop_latency_ns
-                if latency is not None and job.submit.cause:
-                    self.latencies.append(latency)
-                if result.physical_ns is not None:
-                    self.physical.append(result.physical_ns)
+                self.timings.take(result, caused=bool(job.submit.cause))
 
     def next_id(self) -> int:
         """Return the id of the next command."""
@@ -338,28 +318,22 @@ class ControlDesk:
 
     def next_generation(self) -> int:
         """Return the number of a new generation: the hardware accepted a change."""
-        with self._lock:
+        with self.lock:
             self.generation += 1
             return self.generation
 
     def advance(self, event: GateEvent) -> None:
         """Move the state; the account of dose follows the beam."""
-        with self._lock:
+        with self.lock:
             if isinstance(event, ReadBack):
                 self.readback = dict(event.values)
             pending = self._pending
             if isinstance(event, Applied) and pending and type(event.command) is type(pending.submit.command):
                 self._pending = None
-                self.work.notify_all()  # who handed it over may go on
             before = self.state
             self.state = advance(before, event)
             if (before.blanked, before.beam_current) != (self.state.blanked, self.state.beam_current):
                 self._integrate()
-
-    @property
-    def waiting(self) -> bool:
-        """Whether an accepted command is not at the hardware yet."""
-        return bool(self._queue) or self._pending is not None
 
     @property
     def queued(self) -> int:
@@ -383,13 +357,11 @@ class ControlDesk:
         self.state = advance(state, Spent(total))
 
     def _delivered(self, frames: Frames) -> None:
-        with self._lock:
-            (dx, dy), _ = self.drift.at(self.instrument.clock.now_ns())
-            self.account.frames(frames.position - np.asarray([dx, dy]), frames.dose, self._pitch)
-            known = np.flatnonzero(np.isfinite(frames.position).all(axis=1))
-            if known.size:
-                x, y = frames.position[known[-1]]
-                self.state = replace(self.state, position=(float(x), float(y)))
+        with self.lock:
+            moved, _ = self.drift.at(self.instrument.clock.now_ns())
+            last = self.account.frames(frames.position, frames.dose, self._pitch, moved)
+            if last is not None:
+                self.state = replace(self.state, position=last)
             self._integrate()
 
     def _after_pause(self, epoch: int) -> None:

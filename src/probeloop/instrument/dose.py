@@ -51,9 +51,7 @@ class DoseMap:
         """Add electrons (N,) at places (N, 2) [m]. step: pitch of the scan they belong to [m], 0 = single places."""
         if not len(places):
             return
-        size = max(self.footprint, step)
-        reach = max(0, min(LARGEST_SPREAD, math.floor(size / float(self.cell.max()) / 2)))
-        area = size * size if not step or size > self.cell.max() else float(np.prod(self.cell))
+        reach, area = self._spread(step)
         ny, nx = self.values.shape
         centre = np.floor((places - self.low) / self.cell).astype(np.int64)
         density = electrons / area
@@ -64,14 +62,30 @@ class DoseMap:
         for (ix, iy), each in zip(centre.tolist(), density.tolist(), strict=True):  # 1 us a place
             self.values[max(0, iy - reach) : iy + reach + 1, max(0, ix - reach) : ix + reach + 1] += each
 
+    def lay_one(self, place: Position, electrons: float, step: float) -> None:
+        """Add electrons at one place [m], as `lay`; plain numbers, numpy takes ten times as long for one."""
+        reach, area = self._spread(step)
+        ix, iy = self._cell_of(place)
+        if not reach:
+            self.values[iy, ix] += electrons / area
+        else:
+            window = np.s_[max(0, iy - reach) : iy + reach + 1, max(0, ix - reach) : ix + reach + 1]
+            self.values[window] += electrons / area
+
+    def _spread(self, step: float) -> tuple[int, float]:
+        """Return how many cells to each side a place reaches, and the area that its electrons meet [m²]."""
+        size, cell = max(self.footprint, step), max(self._pitch)
+        reach = max(0, min(LARGEST_SPREAD, math.floor(size / cell / 2)))
+        return reach, size * size if not step or size > cell else self._pitch[0] * self._pitch[1]
+
+    def _cell_of(self, place: Position) -> tuple[int, int]:
+        (x, y), (x0, y0), (dx, dy), (ny, nx) = place, self._corner, self._pitch, self.values.shape
+        return min(max(math.floor((x - x0) / dx), 0), nx - 1), min(max(math.floor((y - y0) / dy), 0), ny - 1)
+
     def highest_near(self, place: Position) -> float:
         """Return the density around a place [e/m²]."""
         reach = max(0, math.floor(self.footprint / max(self._pitch) / 2))
-        ny, nx = self.values.shape
-        ix, iy = (  # plain numbers: for one place numpy takes ten times as long, and every command waits for this
-            min(max(math.floor((p - low) / pitch), 0), n - 1)
-            for p, low, pitch, n in zip(place, self._corner, self._pitch, (nx, ny), strict=True)
-        )
+        ix, iy = self._cell_of(place)
         if not reach:
             return float(self.values[iy, ix])
         window = self.values[max(0, iy - reach) : iy + reach + 1, max(0, ix - reach) : ix + reach + 1]
@@ -128,15 +142,28 @@ class DoseAccount:
         self._unplaced -= self._framed
         self._framed = 0.0
         if self._unplaced > 0:
-            self.map.lay(np.asarray([place]), np.asarray([self._unplaced]), 0.0)
+            self.map.lay_one(place, self._unplaced, 0.0)
             self._unplaced = 0.0
         return self.total
 
-    def frames(self, places: NDArray[np.float64], electrons: NDArray[np.float64], step: float) -> None:
-        """Lay the dose of delivered frames: places (N, 2) SPECIMEN [m], electrons (N,)."""
-        known = np.isfinite(places).all(axis=1) & np.isfinite(electrons)
-        self.map.lay(places[known], electrons[known], step)
+    def frames(
+        self, places: NDArray[np.float64], electrons: NDArray[np.float64], step: float, drift: Position = (0.0, 0.0)
+    ) -> Position | None:
+        """Lay the dose of delivered frames: places (N, 2) SCAN [m], electrons (N,); return the last known place."""
+        if len(electrons) == 1:
+            x, y = map(float, places[0])
+            if not (math.isfinite(x) and math.isfinite(y)):
+                return None
+            if math.isfinite(charge := float(electrons[0])):
+                self.map.lay_one((x - drift[0], y - drift[1]), charge, step)
+                self._framed += charge
+            return x, y
+        placed = np.isfinite(places).all(axis=1)
+        known = placed & np.isfinite(electrons)
+        self.map.lay(places[known] - np.asarray(drift), electrons[known], step)
         self._framed += float(electrons[known].sum())
+        last = np.flatnonzero(placed)
+        return (float(places[last[-1], 0]), float(places[last[-1], 1])) if last.size else None
 
     def forecast(self, command: c.Command, state: GateState, info: InstrumentInfo, drift: Drift, now_ns: int) -> Cost:
         """Return what a command will spend; area_dose is the map's maximum where it acts, after it."""

@@ -13,6 +13,7 @@ from ..data.control import Cost, Done, Failed, Generation, Progress, Remark, Res
 from ..data.driver import OF_THE_CORE, VERBS, Acquisition, Instrument, InstrumentInfo
 from .door import Door, ShutError
 from .dose import duration
+from .drift import Drift
 from .gate import Applied, GateEvent, GateState, Judgement, Parked, ReadBack
 from .journal import Journal
 from .physics import needs_beam
@@ -20,16 +21,27 @@ from .pump import Delivery, Outlet, ScanControl, is_single
 
 SETTLE_SLICE = 0.02  # [s]
 PROGRESS_NS = 200_000_000
+FRESH_NS = 1_000_000  # nothing that depends on time alone changes in so short a time
+
+Basis = tuple[GateState, Drift]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An accepted command. verdict_ns: CLOCK_MONOTONIC."""
+    """An accepted command. verdict_ns: CLOCK_MONOTONIC. judged: the verdict, basis: on what it rests beside time."""
 
     id: int
     submit: Submit
     cost: Cost
     verdict_ns: int
+    judged: Judgement | None = None
+    basis: Basis | None = None
+
+    def stands(self, basis: Basis, now_ns: int) -> Judgement | None:
+        """Return the verdict if it is younger than 1 ms and nothing that it rests on has changed since, else None."""
+        before = self.basis
+        same = before is not None and before[0] is basis[0] and before[1] is basis[1]
+        return self.judged if same and now_ns - self.verdict_ns < FRESH_NS else None
 
 
 class Desk(Protocol):
@@ -47,6 +59,11 @@ class Desk(Protocol):
 
     def judge(self, submit: Submit) -> Judgement:
         """Hold a command against every check, in the state now."""
+        ...
+
+    @property
+    def basis(self) -> Basis:
+        """What a verdict rests on beside the command and the time."""
         ...
 
     def advance(self, event: GateEvent) -> None:
@@ -88,7 +105,7 @@ class Executor:
     def run(self, job: Job) -> None:
         """Carry out one job; how it went is told as Done or Failed."""
         desk = self._desk
-        judged = desk.judge(job.submit)
+        judged = job.stands(desk.basis, desk.now_ns()) or desk.judge(job.submit)
         if not judged.accepted:
             self._fail(job, f"refused at execution: {judged.reason}; allowed: {judged.allowed or 'nothing'}")
             return

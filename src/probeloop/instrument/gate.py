@@ -248,6 +248,10 @@ FEEDBACK_TABLE: dict[tuple[str, str], str | None] = {
 }
 
 
+_TIP_MOVES = (c.Approach, c.Withdraw, c.Lift)
+_NUMBERS = (int, float)
+
+
 def mode(state: GateState) -> str:
     """Return the row of MODE_TABLE that `state` is in."""
     return "tripped" if state.fault else "held" if state.holder else "free"
@@ -257,7 +261,7 @@ def feedback_event(command: c.Command) -> str | None:
     """Return the column of FEEDBACK_TABLE that a command is, or None."""
     if isinstance(command, c.SetFeedback):
         return command.state
-    return c.name_of(command) if isinstance(command, c.Approach | c.Withdraw | c.Lift) else None
+    return c.name_of(command) if isinstance(command, _TIP_MOVES) else None
 
 
 def advance(state: GateState, event: GateEvent) -> GateState:
@@ -328,7 +332,7 @@ def _small(command: c.Scan) -> bool:
 def _read_back(state: GateState, values: Mapping[str, Scalar]) -> GateState:
     changes: dict[str, Any] = {}
     for name in ("beam_current", "bias", "drive"):
-        if isinstance(values.get(name), int | float):
+        if isinstance(values.get(name), _NUMBERS):
             changes[name] = float(values[name])  # type: ignore[arg-type]
     for name in ("blanked", "detector_inserted"):
         if isinstance(values.get(name), bool):
@@ -336,10 +340,10 @@ def _read_back(state: GateState, values: Mapping[str, Scalar]) -> GateState:
     if changes.get("blanked") is False:
         changes["parked"] = False
     x, y = values.get("position_x"), values.get("position_y")
-    if isinstance(x, int | float) and isinstance(y, int | float):
+    if isinstance(x, _NUMBERS) and isinstance(y, _NUMBERS):
         changes["position"] = (float(x), float(y))
     if values.get("feedback") in FEEDBACK:
         changes["feedback"] = values["feedback"]
-    knobs = {name: float(v) for name, v in values.items() if name in state.knobs and isinstance(v, int | float)}
-    stage = {n[6:]: float(v) for n, v in values.items() if n.startswith("stage_") and isinstance(v, int | float)}
+    knobs = {name: float(v) for name, v in values.items() if name in state.knobs and isinstance(v, _NUMBERS)}
+    stage = {n[6:]: float(v) for n, v in values.items() if n.startswith("stage_") and isinstance(v, _NUMBERS)}
     return replace(state, **changes, knobs={**state.knobs, **knobs}, stage={**state.stage, **stage})

@@ -17,7 +17,13 @@ from ..data.units import display
 from .gate import FEEDBACK_TABLE, Proposal, Refusal, feedback_event
 
 ELEMENTARY_CHARGE = 1.602176634e-19  # [C], exact in the SI of 2019
-_LATERAL = (c.Scan, c.ScanPath, c.MoveProbe, c.AcquireSpectrum, c.ApplyPulse)
+# tuples: isinstance with a union written out builds it anew at every call, 0.5 us, and a verdict makes dozens
+_SCANS = (c.Scan, c.ScanPath)
+_AT_A_PLACE = (c.MoveProbe, c.AcquireSpectrum, c.ApplyPulse)
+_LATERAL = (*_SCANS, *_AT_A_PLACE)
+_RAMPS = (c.SetBias, c.IV)
+_LIGHT = (c.Unblank, c.SetDetector, c.SetBeam, c.SetOptics)
+_SPENDING = (c.Unblank, c.SetBeam, c.AcquireReference, *_LATERAL)
 _EDGE = 1e-12  # relative slack for rounding at the edge of a limit
 
 
@@ -99,7 +105,7 @@ def dwell(p: Proposal) -> Refusal | None:
     low, high = p.limits.dwell_time
     command = p.command
     kind = command.kind if isinstance(command, c.AcquireSpectrum) else None
-    source = command if isinstance(command, c.Scan | c.ScanPath) else kind
+    source = command if isinstance(command, _SCANS) else kind
     value = getattr(source, "dwell_time", None) or getattr(source, "exposure", None)
     value = getattr(source, "pulse_time", None) if value is None else value
     if value is None or low <= value <= high:
@@ -134,9 +140,7 @@ def lateral(p: Proposal) -> Refusal | None:
     """The tip moves sideways only engaged, lifted or withdrawn."""
     if not isinstance(p.command, _LATERAL) or p.state.feedback not in ("approaching", "held"):
         return None
-    if all(place == p.state.position for place in _single_places(p.command)) and not isinstance(
-        p.command, c.Scan | c.ScanPath
-    ):
+    if all(place == p.state.position for place in _single_places(p.command)) and not isinstance(p.command, _SCANS):
         return None  # measuring where it stands is what a held tip is for
     return Refusal(f"a lateral move while feedback is {p.state.feedback}", "feedback", "engaged, lifted or withdrawn")
 
@@ -155,7 +159,7 @@ def bias(p: Proposal) -> Refusal | None:
 def bias_ramp(p: Proposal) -> Refusal | None:
     """The bias changes no faster than it may."""
     source = p.command.kind if isinstance(p.command, c.AcquireSpectrum) else p.command
-    if p.limits.bias_ramp is None or not isinstance(source, c.SetBias | c.IV) or source.ramp <= p.limits.bias_ramp:
+    if p.limits.bias_ramp is None or not isinstance(source, _RAMPS) or source.ramp <= p.limits.bias_ramp:
         return None
     return Refusal(f"a ramp of {source.ramp:g} V/s", "bias_ramp", f"at most {p.limits.bias_ramp:g} V/s")
 
@@ -257,7 +261,7 @@ def detector_flux(p: Proposal) -> Refusal | None:
     Evenly spread over the camera's pixels; unknown pixels count as one.
     """
     limit = p.limits.flux_per_pixel
-    if limit is None or not isinstance(p.command, c.Unblank | c.SetDetector | c.SetBeam | c.SetOptics):
+    if limit is None or not isinstance(p.command, _LIGHT):
         return None
     state, command = p.state, p.command
     inserted, lit, current = state.detector_inserted, not state.blanked or state.parked, state.beam_current
@@ -353,7 +357,7 @@ def visited(command: c.Command) -> Iterator[Position]:
 def _single_places(command: c.Command) -> Iterator[Position]:
     if isinstance(command, c.ScanPath):
         yield from command.positions
-    elif isinstance(command, c.MoveProbe | c.AcquireSpectrum | c.ApplyPulse):
+    elif isinstance(command, _AT_A_PLACE):
         yield command.position
 
 
@@ -371,8 +375,7 @@ def _biases(command: c.Command) -> Iterator[float]:
 
 def _spends(command: c.Command) -> bool:
     """False for what only takes the beam away or looks: it must stay possible with an empty budget."""
-    return isinstance(command, c.Unblank | c.MoveProbe | c.SetBeam | c.ApplyPulse | c.Scan | c.ScanPath
-                      | c.AcquireSpectrum | c.AcquireReference)  # fmt: skip
+    return isinstance(command, _SPENDING)
 
 
 def _bounded(p: Proposal, name: str, unit: str) -> Refusal | None:

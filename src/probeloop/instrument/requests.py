@@ -19,13 +19,10 @@ OPERATORS = ("operator", "gui", "cli")
 
 
 class Requests:
-    """Answers requests for one desk; one thread at a time.
+    """Answers requests for one desk; one thread at a time."""
 
-    handover_s: how long an answer may wait until an idle executor's thread has brought its command to the hardware.
-    """
-
-    def __init__(self, desk: ControlDesk, handover_s: float = 0.0) -> None:
-        self._desk, self._handover_s = desk, handover_s
+    def __init__(self, desk: ControlDesk) -> None:
+        self._desk = desk
 
     def handle(self, request: Request) -> Reply:
         """Answer one request; STOP comes before all others in `handle_all`."""
@@ -47,7 +44,7 @@ class Requests:
             case c.Pause() | c.Resume() | control.Abort():
                 return self._scan_control(request)
             case control.SetParameters():
-                with self._desk.work:
+                with self._desk.lock:
                     return set_parameters(self._desk, request)
             case control.Note():
                 self._desk.journal.tell(control.Remark(text=request.text))
@@ -72,8 +69,10 @@ class Requests:
     def _submit(self, submit: Submit) -> Reply:
         if isinstance(submit.command, c.Stop):
             return self._desk.trip(f"STOP {submit.command.reason}".strip())
-        with self._desk.work:
-            judged = self._desk.judge(submit, self._desk.planned())
+        with self._desk.lock:
+            planned = self._desk.planned()
+            judged = self._desk.judge(submit, planned)
+            as_it_is = planned is self._desk.state
             if judged.accepted and self._desk.queued >= LONGEST_QUEUE:
                 judged = replace(
                     judged,
@@ -87,7 +86,9 @@ class Requests:
             if judged.accepted and not submit.dry_run:
                 if submit.holder == self._desk.state.holder:
                     self._desk.alive(now)
-                self._desk.enqueue(Job(made, submit, judged.cost, now))
+                # that the holder was heard changes no verdict
+                kept = (judged, self._desk.basis) if as_it_is else (None, None)
+                self._desk.enqueue(Job(made, submit, judged.cost, now, *kept))
             self._desk.journal.tell(
                 Verdict(
                     id=made,
@@ -105,16 +106,12 @@ class Requests:
                     dry_run=submit.dry_run,
                 )
             )
-            self._desk.work.notify_all()
-            if judged.accepted and self._handover_s and self._desk.running is None:
-                # sleep until it is at the hardware: the executor needs the interpreter, which this thread would hold
-                self._desk.work.wait_for(lambda: not self._desk.waiting, self._handover_s)
         if judged.accepted:
             return Accepted(made, judged.cost, self._desk.state.epoch)
         return Refused(judged.reason, judged.limit, judged.allowed)
 
     def _take(self, request: control.TakeControl) -> Reply:
-        with self._desk.work:
+        with self._desk.lock:
             state, now = self._desk.state, self._desk.now_ns()
             if not request.holder:
                 return Refused("nobody asks for control", "holder", "a name")
@@ -134,7 +131,7 @@ class Requests:
             return Accepted(epoch=self._desk.state.epoch)
 
     def _release(self, request: control.ReleaseControl) -> Reply:
-        with self._desk.work:
+        with self._desk.lock:
             if not self._desk.state.holder or request.holder != self._desk.state.holder:
                 return Refused(f"{request.holder!r} does not hold control", "lease", self._desk.state.holder)
             self._desk.flush("control was given back")
@@ -144,7 +141,7 @@ class Requests:
             report = self._desk.go_safe_now()
             if not report.ok:
                 return self._desk.trip(f"after control was given back: {report.words()}")
-        with self._desk.work:
+        with self._desk.lock:
             if not self._desk.state.fault:
                 self._desk.door.open(self._desk.state.epoch)
             reason = f"{request.holder!r} gave it back"
@@ -152,7 +149,7 @@ class Requests:
             return Accepted(epoch=self._desk.state.epoch)
 
     def _heard(self, request: control.Heartbeat) -> Reply:
-        with self._desk.work:
+        with self._desk.lock:
             state = self._desk.state
             if request.holder != state.holder or request.epoch != state.epoch:
                 return Refused(
@@ -185,12 +182,12 @@ class Requests:
         standing = self._desk.alarms.standing(self._desk.now_ns())
         if standing:
             words = "; ".join(f"alarm {name}: {why}" for name, why in standing.items())
-            with self._desk.work:
+            with self._desk.lock:
                 if self._desk.state.fault.startswith(NOT_ARMED):  # no cause of its own that must stay
                     self._desk.state = replace(self._desk.state, fault=f"{NOT_ARMED}: {words}")
             self._desk.journal.tell(StateChange(target="alarms", state="standing", reason=words))
             return Refused(words, "alarm", "mend it or its sensor, then Rearm")
-        with self._desk.work:
+        with self._desk.lock:
             self._desk.flush("re-armed")
             self._desk.scan.reset()
             self._desk.advance(Rearmed())
@@ -201,7 +198,7 @@ class Requests:
             return Accepted(epoch=self._desk.state.epoch)
 
     def _scan_control(self, request: c.Pause | c.Resume | control.Abort) -> Reply:
-        with self._desk.work:
+        with self._desk.lock:
             if isinstance(request, c.Pause):
                 self._desk.scan.pause()
                 self._desk.idle_from_now()

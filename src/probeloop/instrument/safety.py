@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from ..data.control import Scalar
 from ..data.driver import Instrument, InstrumentInfo
@@ -23,12 +26,11 @@ PROVEN_WITHIN = SAFE_WITHIN + QUIET_WITHIN  # [s] until the guard makes safe in 
 _TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class OutputLeases:
+class OutputLeases(msgspec.Struct, frozen=True):
     """Until when each output may stay out of its safe state: name -> deadline [ns]."""
 
-    deadlines: Mapping[str, int] = field(default_factory=dict)
-    durations: Mapping[str, float] = field(default_factory=dict)
+    deadlines: Mapping[str, int] = {}
+    durations: Mapping[str, float] = {}
 
     def renewed(self, unsafe: tuple[str, ...], now_ns: int) -> OutputLeases:
         """Return the leases after a sign of life of the holder: of the outputs that are not safe now."""

@@ -1,9 +1,9 @@
-"""The instrument's process: three threads, one desk; a fourth where the driver has sensors to watch.
+"""The instrument's process: one desk, two threads that attend to it, a pump; one more to watch sensors.
 
-gate (the thread that calls)  requests, STOP before all others, the clock of leases and dose, alarms
-executor                      driver calls, one after the other; parks an idle beam
-pump                          frames from the driver to the topics; refreshes idle topics for late joiners
-sensing                       what the alarms watch, every 50 ms
+desk-1, desk-2  requests, STOP before all others; the clock of leases and dose, alarms; driver calls, one after the
+                other, while the other one listens; park an idle beam
+pump            frames from the driver to the topics; refreshes idle topics for late joiners
+sensing         what the alarms watch, every 50 ms
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..data.driver import Acquisition, Instrument, missing_verbs
 from ..data.errors import ContractError, WireError
 from ..data.frame import block_bytes
 from ..data.limits import Limits
+from .attendants import ENDING, Attendants
 from .desk import ControlDesk
 from .guard import OVER
 from .journal import EventJournal
@@ -35,9 +36,6 @@ SERVICE = "instrument"
 GUARD = "guard"
 TICK = 0.05  # [s]
 REFRESH = 0.1  # [s]
-READBACK = 0.25  # [s] between two looks at an idle instrument
-ENDING = 2.0  # [s] for a thread to end
-HANDOVER = 0.0005  # [s]
 SWITCH = 5e-5  # [s] after which a thread that waits for the interpreter gets it: Python's 5 ms would be the latency
 
 
@@ -47,7 +45,7 @@ class Topics:
     def __init__(self, bus: Bus, can_wait: bool) -> None:
         self._bus, self._can_wait = bus, can_wait
         self._publishers: dict[str, Publisher] = {}
-        self._lock = threading.Lock()  # the executor makes them, the idle pump refreshes them
+        self._lock = threading.Lock()  # who carries out commands makes them, the idle pump refreshes them
 
     def outlet(self, acquisition: Acquisition, single: bool) -> Outlet:
         """Return the publisher of an acquisition's topic, with room for its blocks."""
@@ -77,7 +75,10 @@ class Topics:
 
 
 class PumpThread:
-    """Runs acquisitions in a thread of its own; the executor waits for the end of each."""
+    """Runs acquisitions in a thread of its own, while the thread that asked for one waits.
+
+    A single frame is fetched in the asking thread: to change threads twice takes longer than it does.
+    """
 
     def __init__(self, topics: Topics, idle: Callable[[], None]) -> None:
         self._topics, self._idle = topics, idle
@@ -85,17 +86,23 @@ class PumpThread:
         self._work: Callable[[], Delivery] | None = None
         self._delivery: Delivery | None = None
         self._over = False
+        self._topics_lock = threading.Lock()  # one thread at a time writes to a topic or refreshes it
         self._thread = threading.Thread(target=self._loop, name="pump", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
-    def acquire(self, run: Callable[..., Delivery], *arguments: Any, **options: Any) -> Delivery:
+    def acquire(
+        self, run: Callable[..., Delivery], *arguments: Any, single: bool = False, **options: Any
+    ) -> Delivery:
         """Let the pump's thread do `run(...)`, and return what came of it."""
+        if single:
+            with self._topics_lock:
+                return run(*arguments, single=True, **options)
         with self._changed:
             self._delivery = None
-            self._work = lambda: run(*arguments, **options)
+            self._work = lambda: run(*arguments, single=False, **options)
             self._changed.notify_all()
             while self._delivery is None and not self._over:
                 if not self._thread.is_alive():
@@ -117,11 +124,15 @@ class PumpThread:
                     return
                 work = self._work
             if work is None:
-                self._topics.refresh()
+                if self._topics_lock.acquire(blocking=False):
+                    try:
+                        self._topics.refresh()
+                    finally:
+                        self._topics_lock.release()
                 continue
             try:
                 delivery = work()
-            except Exception as error:  # the executor must be told, whatever it was
+            except Exception as error:  # who waits must be told, whatever it was
                 delivery = Delivery(aborted=True, error=f"{type(error).__name__}: {error}")
             with self._changed:
                 self._work, self._delivery = None, delivery
@@ -177,36 +188,41 @@ def run_instrument(
         prove_by=pulse.mark,
         guarded=lambda: watch.mark(GUARD),
     )
-    requests = Requests(desk, HANDOVER)
+    requests = Requests(desk)
     sensing = Sensing(instrument, desk.alarms, journal, clock.now_ns)
-    over = threading.Event()
-    executor = threading.Thread(target=_execute, args=(desk, over, clock), name="executor", daemon=True)
-    try:
-        if desk.limits.alarms:
-            sensing.start()
-        requests.arm("start")
-        pump.start()
-        executor.start()
-        if ready is not None:
-            ready()
-        ticked = 0
-        while not (stop.is_set() or desk.ending.is_set()):
+    reading, ticked = threading.Lock(), 0
+
+    def answer() -> None:
+        nonlocal ticked
+        timed_wait(server.listener, TICK)
+        with reading:
             serve(server, requests)
             now = clock.now_ns()
             if now - ticked >= TICK * 0.5e9:  # not after every request: its command waits for the interpreter
                 ticked = now
                 desk.tick()
             pulse.beat()
-            if not server.pending():
-                timed_wait(server.listener, TICK / 2)
-        serve(server, requests)
+
+    attendants = Attendants(desk, answer)
+    try:
+        if desk.limits.alarms:
+            sensing.start()
+        requests.arm("start")
+        pump.start()
+        attendants.start()
+        if ready is not None:
+            ready()
+        while not stop.wait(TICK) and not desk.ending.is_set():
+            pass
+        with reading:
+            serve(server, requests)
+        if attendants.failure is not None:
+            raise attendants.failure
     finally:
         if isinstance(desk.trip("the instrument's process ends"), Accepted):
             pulse.mark(OVER)
-        over.set()
-        desk.wake()
         pump.end()
-        executor.join(ENDING)
+        attendants.end()
         sensing.end()
         instrument.close()
         server.close()
@@ -229,14 +245,3 @@ def serve(server: Server, requests: Requests) -> None:
     replies = requests.handle_all([request for request, _ in good])
     for (_, respond), reply in zip(good, replies, strict=True):
         respond(encode(reply))
-
-
-def _execute(desk: ControlDesk, over: threading.Event, clock: MonotonicClock) -> None:
-    looked = 0
-    while not over.is_set():
-        if desk.wait_for_work(TICK):
-            desk.run_next()
-        desk.park()
-        if clock.now_ns() - looked > READBACK * 1e9:
-            looked = clock.now_ns()
-            desk.refresh_readback()

@@ -19,13 +19,13 @@ import zmq
 from probeloop.bench.loop_parts import VALUE, Detector, LoopDriver
 from probeloop.bench.loop_role import close_loops, ending, say
 from probeloop.data.axes import StreamSpec
-from probeloop.data.clock import MonotonicClock
 from probeloop.data.control import decode_reply, decode_request, encode
 from probeloop.data.frame import BlockFlag, FrameBlock, FrameBuffer
+from probeloop.instrument.attendants import Attendants
 from probeloop.instrument.desk import ControlDesk
 from probeloop.instrument.journal import EventJournal
 from probeloop.instrument.requests import Requests
-from probeloop.instrument.service import SWITCH, PumpThread, _execute
+from probeloop.instrument.service import SWITCH, PumpThread
 
 CONTEXT = zmq.Context()
 NO_FLAGS = BlockFlag(0)
@@ -116,15 +116,22 @@ def instrument(rig: str) -> None:
     requests.arm("start")
     sys.setswitchinterval(SWITCH)
     pump.start()
-    threading.Thread(target=_execute, args=(desk, over, MonotonicClock()), daemon=True).start()
+    reading, ticked = threading.Lock(), 0
+
+    def answer() -> None:
+        nonlocal ticked
+        with reading:  # a socket is one thread's at a time
+            if commands.poll(25):
+                commands.send(encode(requests.handle(decode_request(commands.recv()))))
+            if time.monotonic_ns() - ticked > 25_000_000:
+                ticked = time.monotonic_ns()
+                desk.tick()
+
+    attendants = Attendants(desk, answer)
+    attendants.start()
     say(ready=True)
-    ticked = 0
-    while not over.is_set():
-        if commands.poll(25):
-            commands.send(encode(requests.handle(decode_request(commands.recv()))))
-        if time.monotonic_ns() - ticked > 25_000_000:
-            ticked = time.monotonic_ns()
-            desk.tick()
+    over.wait()
+    attendants.end()
 
 
 def detector(rig: str) -> None:
