@@ -60,7 +60,7 @@ _APPROACH = 1.5  # [s]
 _LATERAL_SETTLING = 2e-3  # [s]
 _MOST_ACROSS = 4096  # pixels a line
 _Z_DRIFT = 2e-12  # [m/s]
-_ELECTROSTATIC, _PER_VOLT = 0.02, -0.01  # share of a fully poled place's response
+_ELECTROSTATIC, _PER_VOLT = 0.05, -0.01  # share of a fully poled place's response
 _BEND_NOISE, _Z_NOISE = 5e-11, 6e-11  # of a sensor's reading [m]
 
 

@@ -27,6 +27,7 @@ CHANNELS = tuple(
 _COMPLEX = frozenset(i for i, c in enumerate(CHANNELS) if c.quantity == "piezoresponse")
 _PLAIN = tuple(i for i, c in enumerate(CHANNELS) if c.quantity in ("height", "deflection"))
 _HEIGHT_NOISE, _BEND_NOISE, _FREQUENCY_NOISE = 6e-11, 5e-11, 25.0  # at 1 ms; [m], [m], [Hz]
+_LINE_HEIGHT, _LINE_GAIN = 6e-11, 0.012  # from line to line: steps of z [m], share of the response
 
 
 def chosen(names: tuple[str, ...], piezoelectric: bool) -> tuple[int, ...]:
@@ -44,10 +45,10 @@ def dtype_of(channels: tuple[int, ...]) -> str:
     return "<c8" if _COMPLEX & set(channels) else "<f4"
 
 
-def line_noise(seed: int, acquisition: int, line: int, nx: int) -> NDArray[np.float32]:
-    """Return standard normal numbers (nx, 2, 5) of a line; the same for the same three numbers."""
-    stream = np.random.Philox(key=seed, counter=[0, line, acquisition, 0])
-    return np.random.Generator(stream).standard_normal((nx, 2, 5), np.float32)
+def line_noise(seed: int, acquisition: int, line: int, nx: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return standard normal numbers of a line, (nx, 2, 5) and (2,); the same for the same three numbers."""
+    stream = np.random.Generator(np.random.Philox(key=seed, counter=[0, line, acquisition, 0]))
+    return stream.standard_normal((nx, 2, 5), np.float32), stream.standard_normal(2, np.float32)
 
 
 @dataclass
@@ -104,11 +105,14 @@ class LineScan:
         state = feedback.state.copy() if feedback.contact != "withdrawn" else _away()
         state[HIGHEST] = 0.0
         closed = float(feedback.closed and feedback.contact == "engaged")
-        loop = (closed, feedback.bend, feedback.proportional, feedback.integral, spm.height_offset(time))
-        noise = line_noise(spm.parameters.seed, self.acquisition, number, nx)
+        noise, whole = line_noise(spm.parameters.seed, self.acquisition, number, nx)
+        offset = spm.height_offset(time) + _LINE_HEIGHT * float(whole[0])
+        loop = (closed, feedback.bend, feedback.proportional, feedback.integral, offset)
+        gain, *tuned = spm.lock_in()
+        lock_in = (gain * (1 + _LINE_GAIN * float(whole[1])), *tuned)
         scan_line(
             self._full, xy, spm.tip.felt, specimen.polarisation, specimen.stiffness, specimen.edge, specimen.cell,
-            self._steps, state, loop, feedback.piezo, spm.lock_in(), (noise, self._sizes),
+            self._steps, state, loop, feedback.piezo, lock_in, (noise, self._sizes),
         )  # fmt: skip
         spm.drew_line(state, self.places[row], xy, self.cancelled)
         made = self._full[:, list(self.channels)] if len(self.channels) < len(CHANNELS) else self._full

@@ -63,7 +63,7 @@ class Specimen:
         self.surface = surface_of(p, self, rng)
         self._events: list[tuple[float, float, float, float, float, float]] = []
         self._walls: dict[str, Any] = {}
-        self.polarisation: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self.polarisation: NDArray[np.float32] = np.zeros((self.n, self.n), np.float32)
         self._refresh()
 
     def index(self, x: float, y: float) -> tuple[int, int]:
@@ -72,15 +72,28 @@ class Specimen:
         row, column = (int(np.clip((v - self.edge) / self.cell, 0, last)) for v in (y, x))
         return row, column
 
-    def _refresh(self) -> None:
-        """Compute what the tip feels anew; walls when somebody asks."""
+    def _refresh(self, rows: slice = slice(None), columns: slice = slice(None)) -> None:
+        """Compute anew what the tip feels of these cells; walls when somebody asks."""
         self._walls = {}
         if not self.piezoelectric:
-            self.polarisation = np.zeros((self.n, self.n), np.float32)
             return
-        felt = np.where(self.in_plane, _LYING, 1.0) * self.up
         sigma = _CONTACT / self.cell
-        self.polarisation = (ndimage.gaussian_filter(felt, sigma, mode="nearest") * self.strength).astype(np.float32)
+        reach = int(4 * sigma) + 1
+        (top, low), (left, right) = ((s.start or 0, self.n if s.stop is None else s.stop) for s in (rows, columns))
+        # what the blur brings in comes from as far again
+        wide, inner = [], []
+        for first, last in ((top, low), (left, right)):
+            a, b = max(0, first - reach), min(self.n, last + reach)
+            wide.append(slice(max(0, a - reach), min(self.n, b + reach)))
+            inner.append(slice(a, b))
+        around = tuple(wide)
+        felt = np.where(self.in_plane[around], _LYING, 1.0) * self.up[around]
+        blurred = ndimage.gaussian_filter(felt, sigma, mode="nearest", truncate=4.0)
+        y, x = inner
+        cut = blurred[
+            y.start - wide[0].start : y.stop - wide[0].start, x.start - wide[1].start : x.stop - wide[1].start
+        ]
+        self.polarisation[y, x] = cut * self.strength[y, x]
 
     @property
     def walls(self) -> dict[str, Any]:
@@ -158,8 +171,9 @@ class Specimen:
         for (dx, dy), _ in zip(self.defects - (x, y), self.defect_signs, strict=True):
             if np.hypot(dx, dy) < radius + _PINNED and volts < NUCLEATION + _PIN_HOLDS:
                 disc &= (cy[:, None] - dy) ** 2 + (cx[None, :] - dx) ** 2 > (_PINNED / 2) ** 2
-        part[disc] = sign
-        self._refresh()
+        if (part[disc] != sign).any():
+            part[disc] = sign
+            self._refresh(rows, columns)
         return True
 
     def write_line(self, x: NDArray[np.float64], y: NDArray[np.float64], bias: float) -> None:
@@ -173,10 +187,10 @@ class Specimen:
             turned[self.index(float(x[i]), float(y[i]))] = True
         reach = int(np.ceil(radius / self.cell))
         rows = np.flatnonzero(turned.any(axis=1))
-        part = slice(max(0, rows[0] - reach - 1), rows[-1] + reach + 2)
+        part = slice(max(0, int(rows[0]) - reach - 1), min(self.n, int(rows[-1]) + reach + 2))
         near = ndimage.distance_transform_edt(~turned[part]) * self.cell <= radius
         self.up[part][near] = 1 if bias > 0 else -1
-        self._refresh()
+        self._refresh(part)
 
 
 def walls_of(up: NDArray[np.int8], in_plane: NDArray[np.bool_], cell: float) -> dict[str, Any]:
@@ -218,11 +232,11 @@ def surface_of(p: SpmSettings, specimen: Specimen, rng: np.random.Generator) -> 
     n, cell = specimen.n, specimen.cell
     y, x = (np.mgrid[0:n, 0:n] + 0.5) * cell + specimen.edge
     if p.surface == "grating":
-        return _grating(x) + 0.15e-9 * gaussian_field(rng, n, 6e-9 / cell)
-    rough = 0.25e-9 * gaussian_field(rng, n, max(1.5, 8e-9 / cell)) + 0.0015 * x + 0.001 * y
+        return _grating(x) + 0.15e-9 * gaussian_field(rng, n, 6e-9 / cell)  # polished
+    rough: NDArray[np.float64] = 0.25e-9 * gaussian_field(rng, n, max(1.5, 8e-9 / cell)) + 0.0015 * x + 0.001 * y
     if p.surface == "particles":
         return rough + _spheres(p, specimen, rng, x, y)
-    film = rough + 1.2e-9 * gaussian_field(rng, n, 120e-9 / cell)
+    film: NDArray[np.float64] = rough + 1.2e-9 * gaussian_field(rng, n, 120e-9 / cell)
     # the lattice is tilted by some degrees in a needle: a shallow groove with one steep side
     groove = ndimage.gaussian_filter(specimen.in_plane.astype(np.float64), 5e-9 / cell, mode="nearest")
     film -= 1.1e-9 * groove
@@ -231,7 +245,7 @@ def surface_of(p: SpmSettings, specimen: Specimen, rng: np.random.Generator) -> 
         cx, cy = rng.uniform(specimen.edge, -specimen.edge, 2)
         size = rng.uniform(8e-9, 16e-9)
         film += rng.uniform(3e-9, 8e-9) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * size**2))
-    return np.asarray(film)
+    return film
 
 
 def _grating(x: NDArray[np.float64]) -> NDArray[np.float64]:
