@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ _LYING = 0.12  # vertical response of in-plane polarisation
 _PINNED = 18e-9  # reach of a defect [m]
 _PIN_HOLDS = 4.0  # the more that it takes to switch there [V]
 _RELAXATION = 300.0  # of injected charge [s]
+_MOST_CHARGE = 1.2  # that a place holds, in the bias that it shifts a loop by [V]
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ class Specimen:
         events = np.asarray(self._events)
         near = np.exp(-((events[:, 0] - x) ** 2 + (events[:, 1] - y) ** 2) / (2 * events[:, 2] ** 2))
         fading = np.exp(-np.clip(time - events[:, 3], 0, None) / _RELAXATION)
-        return float((near * fading) @ events[:, 4]), float(near @ events[:, 5])
+        charge = float((near * fading) @ events[:, 4])
+        return _MOST_CHARGE * math.tanh(charge / _MOST_CHARGE), float(near @ events[:, 5])
 
     def remember(self, x: float, y: float, radius: float, time: float, charge: float, cycles: float) -> None:
         """Keep what a pulse or loop leaves: injected charge [V], which fades, and switching cycles, which do not."""
@@ -150,10 +153,14 @@ class Specimen:
         grown = 1 + _PER_DECADE * np.log10(max(duration, 1e-9) / _REFERENCE_TIME)
         return float(_GROWTH * max(0.0, above) * max(0.0, grown))
 
-    def pulse(self, x: float, y: float, volts: float, duration: float, time: float) -> float:
-        """Apply a pulse; return the radius [m] of what stays switched, 0 = nothing does."""
+    def pulse(self, x: float, y: float, volts: float, duration: float, time: float, cycles: float = 0.5) -> float:
+        """Apply a pulse; return the radius [m] of what stays switched, 0 = nothing does.
+
+        cycles: that it ends; a loop's last pulse finds the charge of the ones before it gone.
+        """
         radius = self.radius(x, y, volts, duration)
-        self.remember(x, y, max(radius, 1e-8), time, float(np.clip(0.06 * volts, -1, 1)), 0.5 if radius else 0.0)
+        charge = 0.06 * volts if cycles < 1 else 0.01 * volts
+        self.remember(x, y, max(radius, 1e-8), time, charge, cycles if radius else 0.0)
         return radius if radius and self._switch(x, y, radius, 1 if volts > 0 else -1, abs(volts)) else 0.0
 
     def _switch(self, x: float, y: float, radius: float, sign: int, volts: float) -> bool:

@@ -109,8 +109,7 @@ def beps(
         for i, on in enumerate(fields):
             values[i] = gain * np.exp(1j * phase) * response(loop, wave, share, on)
         last = wave[int(np.flatnonzero(np.abs(wave) >= 0.999 * np.abs(wave).max())[-1])]
-        specimen.pulse(*where, float(last), kind.pulse_time, time)
-        specimen.remember(*where, 15e-9, time, 0.0, float(kind.cycles + 1))
+        specimen.pulse(*where, float(last), kind.pulse_time, time, kind.cycles + 1.0)
     values += spread * (rng.standard_normal(values.shape) + 1j * rng.standard_normal(values.shape))
     if broken:
         values = spoil(values, broken, rng, spread)
