@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 _GRID = 256  # of the phase field; its walls are some cells wide and are drawn finer afterwards
-_STEPS, _DT = 160, 0.25
-_GRADIENTS, _ELASTIC, _BALANCE = (1.5, 0.5), 1.2, 2.0
+_STEPS, _DT = 80, 0.5
+_GRADIENTS, _ELASTIC, _BALANCE = (1.5, 0.5), 1.2, 1.5
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,21 @@ def phase_field(seed: int, n: int, size: float, in_plane: float) -> Domains:
     ky, kx = np.fft.fftfreq(m)[:, None], np.fft.rfftfreq(m)[None, :]
     k2 = (2 * np.pi) ** 2 * (kx**2 + ky**2)
     elastic = _ELASTIC * np.sin(2 * (np.arctan2(ky, kx) - rng.uniform(0.15, 0.6))) ** 2
-    lean, lying = 0.4 * gaussian_field(rng, m, scaled / 2.2), 0.3 * gaussian_field(rng, m, scaled / 5)
-    pinning = 0.05 * gaussian_field(rng, m, 2.5)
+    # single precision: the walls are some cells wide, and it is twice as fast
+    fields = (0.4, scaled / 2.2), (0.3, scaled / 5), (0.05, 2.5)
+    lean, lying, pinning = ((size * gaussian_field(rng, m, length)).astype(np.float32) for size, length in fields)
     target = 2 * in_plane - 1
+    # nuclei of the other kind, or none would form where the share is small
+    lying = np.where(lying > np.quantile(lying, 1 - in_plane), 1, -1).astype(np.float32)
     damp_lean, damp_lying = (1 / (1 + _DT * gradient * k2) for gradient in _GRADIENTS)
+    damp_lean = damp_lean.astype(np.float32)
+    damp_lying = (damp_lying / (1 + _DT * elastic)).astype(np.float32)
     for _ in range(_STEPS):
-        push = lean - lean**3 + pinning
+        push = lean - lean * lean * lean + pinning
         lean = fft.irfft2(damp_lean * fft.rfft2(lean + _DT * push, workers=1), s=(m, m), workers=1)
-        spectrum = fft.rfft2(lying + _DT * (lying - lying**3 - _BALANCE * (lying.mean() - target)), workers=1)
-        spectrum *= damp_lying / (1 + _DT * elastic)
-        lying = fft.irfft2(spectrum, s=(m, m), workers=1)
+        push = lying - lying * lying * lying - _BALANCE * np.float32(lying.mean() - target)
+        spectrum = fft.rfft2(lying + _DT * push, workers=1)
+        lying = fft.irfft2(damp_lying * spectrum, s=(m, m), workers=1)
     finer = {"order": 1, "mode": "grid-wrap", "grid_mode": True}
     up = ndimage.zoom(lean, n / m, **finer) > 0
     flat = ndimage.zoom(lying, n / m, **finer)
