@@ -24,36 +24,35 @@ class Piezoresponse(FrameTransform):
         turn: Annotated[float, quantity("deg", ge=-360.0, le=360.0)] = 0.0
 
     def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
-        """Return amplitude and height, in the scan's units, and phase [rad], each (N,) float32.
+        """Return amplitude and phase [rad], and height where it is measured too, each (N,) float32.
 
-        Raises SettingsError when the scan has no channel of that direction for the response or the height.
+        A complex map without channels is the response itself. Raises SettingsError where there is none of that
+        direction.
         """
-        made = {}
-        self._at = {}
-        for name, quantity_ in (("response", "piezoresponse"), ("height", "height")):
-            fits = [
-                i
-                for i, channel in enumerate(spec.channels)
-                if channel.quantity == quantity_ and channel.direction == self.parameters.direction
-            ]
-            if not fits or (name == "response" and spec.numpy_dtype.kind != "c") or spec.kind != "values":
-                what = f"{spec.name!r} has no {self.parameters.direction} of the {quantity_}"
-                raise SettingsError([Problem("direction", what, "a scan with complex lock-in data and the height")])
-            self._at[name] = fits[0]
-            made[name] = spec.channels[fits[0]].units
-        base = msgspec.structs.replace(spec, kind="values", dtype="<f4", sig=(), channels=(), aux={})
-        return {
-            "amplitude": msgspec.structs.replace(base, name="amplitude", units=made["response"]),
-            "phase": msgspec.structs.replace(base, name="phase", units="rad"),
-            "height": msgspec.structs.replace(base, name="height", units=made["height"]),
-        }
+        self._response, self._height = self._channel(spec, "piezoresponse"), self._channel(spec, "height")
+        alone = not spec.channels and not spec.frame_shape
+        if spec.kind != "values" or spec.numpy_dtype.kind != "c" or (self._response is None and not alone):
+            what = f"{spec.name!r} has no {self.parameters.direction} of the piezoresponse"
+            raise SettingsError([Problem("direction", what, "a scan with complex lock-in data")])
+        base = msgspec.structs.replace(spec, dtype="<f4", sig=(), channels=(), aux={})
+        units = spec.units if self._response is None else spec.channels[self._response].units
+        made = {"amplitude": units, "phase": "rad"}
+        if self._height is not None:
+            made["height"] = spec.channels[self._height].units
+        return {name: msgspec.structs.replace(base, name=name, units=unit) for name, unit in made.items()}
+
+    def _channel(self, spec: StreamSpec, quantity_: str) -> int | None:
+        """Return which channel shows a quantity in the direction that is looked at."""
+        way = self.parameters.direction
+        fits = (i for i, c in enumerate(spec.channels) if c.quantity == quantity_ and c.direction == way)
+        return next(fits, None)
 
     def process(self, block: FrameBlock) -> Outputs:
-        """Take (N, channels) complex to their modulus, their argument, and the real part of the height."""
-        response = block.data[:, self._at["response"]]
+        """Take (N,) or (N, channels) complex to modulus and argument, and the height to its real part."""
+        several = block.data.ndim > 1
+        response = block.data[:, self._response or 0] if several else block.data
         turned = response * np.exp(1j * np.deg2rad(self.parameters.turn)).astype(np.complex64)
-        return {
-            "amplitude": np.abs(response).astype(np.float32),
-            "phase": np.angle(turned).astype(np.float32),
-            "height": block.data[:, self._at["height"]].real.astype(np.float32),
-        }
+        made = {"amplitude": np.abs(response).astype(np.float32), "phase": np.angle(turned).astype(np.float32)}
+        if self._height is not None:
+            made["height"] = block.data[:, self._height].real.astype(np.float32)
+        return made

@@ -212,6 +212,8 @@ class SpmSimulator:
             raise DriverError(f"{nx} pixels a line", f"at most {_MOST_ACROSS}")
         channels = chosen(command.channels, self.specimen.piezoelectric)
         cancelled = self._begin()
+        with self._lock:
+            self._acquisitions += 1
         lines = LineScan(self, command, channels, self._acquisitions, cancelled)
         settled = self._go((float(lines.places[0, 0, 0]), float(lines.places[0, 0, 1])))
         ny, region = command.shape[0], command.region
