@@ -19,7 +19,7 @@ NUCLEATION = 3.0  # least bias that switches, far from a wall [V]
 _GROWTH = 3.0e-9  # of the radius, per volt above it [m/V]
 _PER_DECADE = 0.25  # of the radius, by the duration
 _REFERENCE_TIME = 1e-3  # [s]
-_CONTACT = 7e-9  # radius of the tip-sample contact, over which the response is averaged [m]
+_CONTACT = 10e-9  # radius of the tip-sample contact, over which the response is averaged [m]
 _LYING = 0.12  # vertical response of in-plane polarisation
 _PINNED = 18e-9  # reach of a defect [m]
 _PIN_HOLDS = 4.0  # the more that it takes to switch there [V]
@@ -243,7 +243,7 @@ def surface_of(p: SpmSettings, specimen: Specimen, rng: np.random.Generator) -> 
     rough: NDArray[np.float64] = 0.25e-9 * gaussian_field(rng, n, max(1.5, 8e-9 / cell)) + 0.0015 * x + 0.001 * y
     if p.surface == "particles":
         return rough + _spheres(p, specimen, rng, x, y)
-    film: NDArray[np.float64] = rough + 1.2e-9 * gaussian_field(rng, n, 120e-9 / cell)
+    film: NDArray[np.float64] = rough + 2.0e-9 * gaussian_field(rng, n, 120e-9 / cell)
     # the lattice is tilted by some degrees in a needle: a shallow groove with one steep side
     groove = ndimage.gaussian_filter(specimen.in_plane.astype(np.float64), 5e-9 / cell, mode="nearest")
     film -= 1.1e-9 * groove
