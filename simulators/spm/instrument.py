@@ -299,7 +299,7 @@ class SpmSimulator:
             return {
                 "up": s.up.copy(), "in_plane": s.in_plane.copy(), "wall_distance": walls["distance"],
                 "right_angle": walls["right_angle"], "curvature": walls["curvature"],
-                "polarisation": s.polarisation, "surface": s.surface, "felt": self.tip.felt,
+                "polarisation": s.polarisation.copy(), "surface": s.surface, "felt": self.tip.felt,
                 "cell": s.cell, "edge": s.edge, "defects": s.defects.copy(),
                 "tip": {"radius": self.tip.radius, "double": self.tip.double, "crashes": self.tip.crashes},
                 "drift": self.scanner.drift, "drift_velocity": self.scanner.velocity.copy(),
