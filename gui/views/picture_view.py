@@ -84,6 +84,7 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
         rows: the only ones [first, last) that differ from what was drawn before; None = any may.
         """
         levels = (self.levels.low, self.levels.high)
+        finer = self._index.shape != data.shape
         if rows is None or self._index.shape != data.shape or levels != self._levels_drawn:
             self._index = np.empty(data.shape, np.uint8) if self._index.shape != data.shape else self._index
             rows = (0, len(data))
@@ -94,13 +95,18 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
         self.image.setImage(self._index, autoLevels=False, levels=(0, 255))
         if extent != self.extent:
             self._fit(extent)
+        elif finer:  # the image's transform is that of a pixel, not of the whole
+            self.image.setRect(self._rect(extent))
+
+    def _rect(self, extent: Extent) -> QRectF:
+        f = self.unit_factor
+        return QRectF(extent.x / f, extent.y / f, extent.width / f, extent.height / f)
 
     def _fit(self, extent: Extent) -> None:
         self._by_hand = self._by_hand and self.extent is not None and self.extent.units == extent.units
         self.extent = extent
         self.unit_factor, unit = scene_unit(max(extent.width, extent.height), extent.units)
-        f = self.unit_factor
-        rect = QRectF(extent.x / f, extent.y / f, extent.width / f, extent.height / f)
+        rect = self._rect(extent)
         self.image.setRect(rect)
         self.missing.set_rect(rect)
         self.missing.setVisible(True)

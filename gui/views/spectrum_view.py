@@ -56,13 +56,13 @@ class SpectrumView(QWidget):
             return True
         self._drawn = mark
         spec, data = newest.spec, np.asarray(newest.data)
-        if np.iscomplexobj(data):
-            data = np.abs(data)
         axis = spec.sig[-1]
         x, name, units = axis.values(), axis.name, axis.units if axis.scale is not None else "channel"
         bias = spec.aux.get("bias", ())
         if len(bias) == axis.size:  # a waveform is looked at over its bias: a loop
             x, name, units = np.asarray(bias), "bias", "V"
+        if np.iscomplexobj(data):  # of a loop the part in phase, whose sign says which way it is switched
+            data = data.real if name == "bias" else np.abs(data)
         rows = data.reshape(-1, axis.size)[:_CURVES]
         for i, curve in enumerate(self.curves):
             curve.setData(x, rows[i]) if i < len(rows) else curve.setData([], [])

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import InstrumentInfo, Position, Region, Unblank
+from probeloop.api import Approach, InstrumentInfo, Position, Read, Region, Result, SetDrive, Unblank
 
 MOST = 256  # places a side; a finer scanner grid is visited with a stride
 USUAL = 64  # pixels a side where the scanner's grid says nothing
 DWELL = 1e-3  # [s]
+DRIVE = 1.0  # of a lock-in measurement that says nothing else [V]
 
 Shape = tuple[int, int]
 
@@ -60,6 +61,19 @@ def beam_on(info: InstrumentInfo) -> Generator[Any, Any, None]:
     """Put the beam on the sample where it is off by default; the gate takes it off again at the end."""
     if "Unblank" in info.commands:
         yield Unblank()
+
+
+def ready(info: InstrumentInfo) -> Generator[Any, Any, None]:
+    """Make the instrument ready to measure: beam on, tip at the surface and excited. The gate ends it."""
+    yield from beam_on(info)
+    if "Approach" not in info.commands:
+        return
+    now: Result = yield Read()
+    if now.readback.get("feedback") not in ("engaged", "held"):
+        yield Approach()
+    if "SetDrive" in info.commands and not now.readback.get("drive"):
+        low, high = info.limits.knobs.get("drive", (0.0, DRIVE))
+        yield SetDrive(amplitude=min(max(DRIVE, low), high))
 
 
 def busiest(image: NDArray[Any], window: Shape) -> tuple[float, float, float]:

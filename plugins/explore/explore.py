@@ -38,7 +38,7 @@ from probeloop.api import (
     quantity,
 )
 
-from .area import beam_on, dwell, scan_area
+from .area import dwell, ready, scan_area
 
 SpectrumKind = BEPS | IV | ForceCurve | EELS | EDS | Diffraction
 ENDS = ("budget", "abort", "stop")
@@ -88,7 +88,7 @@ class Explore(Plan):
         try:
             policy = ctx.make_policy(wanted.order, wanted.settings)
             images: Outputs = {}
-            yield from beam_on(ctx.info)
+            yield from ready(ctx.info)
             if wanted.overview:
                 overview: Result = yield Scan(region, shape, dwell(ctx.info, wanted.dwell_time))
                 summary["overview_generation"] = overview.generation

@@ -21,7 +21,7 @@ from probeloop.api import (
     quantity,
 )
 
-from .area import beam_on, busiest, dwell, grid_area, scan_area
+from .area import busiest, dwell, grid_area, ready, scan_area
 
 Side = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
@@ -41,7 +41,7 @@ class Overview(Plan):
         """Scan once."""
         wanted = self.parameters
         region, shape = scan_area(ctx.info, wanted.region, wanted.shape)
-        yield from beam_on(ctx.info)
+        yield from ready(ctx.info)
         scan = Scan(region, shape, dwell(ctx.info, wanted.dwell_time), frames=wanted.frames)
         result: Result = yield scan
         yield Checkpoint(1.0, "scanned")
@@ -79,7 +79,7 @@ class Zoom(Plan):
         wanted = self.parameters
         region, shape = scan_area(ctx.info, wanted.region, wanted.shape)
         time = dwell(ctx.info, wanted.dwell_time)
-        yield from beam_on(ctx.info)
+        yield from ready(ctx.info)
         overview: Result = yield Scan(region, shape, time)
         topic = wanted.topic or overview.topic
         if topic not in ctx.inputs:

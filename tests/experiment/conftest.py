@@ -121,6 +121,7 @@ class Rig:
         self.before: Callable[[int, Command], None] = lambda number, command: None
         self.dose = 0.0
         self.jumps_checked = True
+        self.readback: dict[str, Any] = {}
         self.log: list[Command] = []
         self.submits: list[tuple[Command, Cause, Trace]] = []
         self.dry_runs: list[Command] = []
@@ -168,7 +169,8 @@ class Rig:
         if isinstance(command, MoveProbe | AcquireSpectrum):
             self.position = command.position
         if isinstance(command, Read):
-            return Result(readback={"position_x": self.position[0], "position_y": self.position[1]}, cost=cost)
+            places = {"position_x": self.position[0], "position_y": self.position[1]}
+            return Result(readback={**places, **self.readback}, cost=cost)
         if isinstance(command, AcquireSpectrum):
             return self._spectrum(command, cost)
         if isinstance(command, Scan):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probeloop.data.commands import BEPS, AcquireSpectrum, Command, MoveProbe
+from probeloop.data.commands import BEPS, AcquireSpectrum, Approach, Command, MoveProbe, Read, SetDrive, Withdraw
 from probeloop.data.control import Done, Observed, Remark, Verdict
 from probeloop.data.errors import PlanError, RecordError, RefusedError
 from probeloop.experiment.controls import Change
@@ -75,6 +75,48 @@ def test_killed_at_every_command_it_goes_on_with_the_same(
         again = len(rig.log) - len(expected)
         assert again in ((0, 1) if late else (0,))
         assert [command for command, _ in itertools.groupby(rig.log)] == expected
+
+
+class WithTip(Plan):
+    """Comes to the surface, measures some places, and goes away."""
+
+    def run(self, ctx: PlanContext) -> PlanSteps:
+        yield Approach()
+        yield SetDrive(amplitude=1.5)
+        yield SetDrive(frequency=3e5)
+        for i in range(3):
+            yield AcquireSpectrum((STEP / 2 + i * STEP, STEP / 2), BEPS())
+        yield Withdraw()
+        yield MoveProbe((STEP / 2, STEP / 2))
+        return DONE
+
+
+STEP = 5e-9
+TIP, DRIVE = Approach(), SetDrive(amplitude=1.5)
+
+
+@pytest.mark.parametrize("still", [False, True], ids=["made safe", "as it was"])
+@pytest.mark.parametrize(("killed", "wanted"), [(1, [TIP]), (3, [TIP, DRIVE]), (5, [TIP, DRIVE]), (7, [DRIVE])])
+def test_a_tip_that_the_gate_took_away_is_back_before_the_run_goes_on(
+    make_rig: Any, crash: type[BaseException], killed: int, wanted: list[Command], still: bool
+) -> None:
+    rig = make_rig()
+    kill_at(rig, killed, crash, late=False)
+    with pytest.raises(crash):
+        rig.run(WithTip)
+    revive(rig)
+    if still:
+        rig.readback = {"feedback": "engaged", "drive": 1.5}
+    before = len(rig.log)
+    rig.run(WithTip, resume=True)
+    done = rig.log[before:]
+    assert done[0] == Read()
+    if still:
+        assert not [command for command in wanted if command in done]
+    else:
+        assert done[1 : 1 + len(wanted)] == wanted
+        told = [event.text for event in rig.events if isinstance(event, Remark)]
+        assert ("the tip was at the surface when the run was cut off: approaches" in told) == (TIP in wanted)
 
 
 def test_costly_data_that_nobody_looked_at_are_not_measured_again_by_itself(

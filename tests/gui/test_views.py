@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from probeloop.gui.views.overlay import round_length, scene_unit
 from probeloop.gui.views.parameter_form import ParameterForm
 from probeloop.gui.views.picture_view import COLOUR_MAPS, colour_table
 from probeloop.gui.views.plan_panel import words
+from probeloop.gui.views.spectrum_view import SpectrumView
 from probeloop.gui.views.stop_panel import StopPanel
 from probeloop.gui.views.style import BADGES, STOP, contrast
 from probeloop.gui.views.window import SHORTCUTS, Window
@@ -24,6 +26,7 @@ from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtWidgets import QAbstractButton, QComboBox, QLabel, QLineEdit
 
 from probeloop.data import control
+from probeloop.data.axes import Axis, Channel, StreamSpec
 from probeloop.data.commands import MoveProbe
 from probeloop.data.latency import LoopTimings
 
@@ -179,6 +182,33 @@ def test_the_scale_bar_follows_the_zoom(qtbot: Any, window: Window, fake: Any) -
     value, unit = bar.text.split()
     assert unit == "nm"
     assert float(value) == pytest.approx(bar.length_px * box.viewPixelSize()[0])
+
+
+def test_a_map_of_other_pixels_fills_the_same_place(qtbot: Any, window: Window, fake: Any) -> None:
+    ready(qtbot, window, fake)
+    picture = window.map.picture
+    extent = picture.extent
+    assert extent is not None
+    for size in (32, 128, 17):
+        picture.draw(np.random.default_rng(0).random((size, size)), extent)
+        place = picture.image.mapRectToParent(picture.image.boundingRect())
+        f = picture.unit_factor
+        wanted = (extent.x / f, extent.y / f, extent.width / f, extent.height / f)
+        assert place.getRect() == pytest.approx(wanted)
+
+
+def test_a_complex_loop_is_drawn_by_its_real_part() -> None:
+    bias = np.concatenate([np.linspace(0, 8, 16), np.linspace(8, -8, 32), np.linspace(-8, 0, 16)])
+    loop = (np.where(bias > 2, 1.0, -1.0) * np.exp(0.1j)).astype(np.complex64)
+    axis, more = Axis("step", 64, 1.0), {"channels": (Channel("response", "piezoresponse", "m"),), "units": "m"}
+    for aux, wanted in (({"bias": tuple(bias)}, loop.real), ({}, np.abs(loop))):
+        spec = StreamSpec("spectrum", "spectra", "<c8", (), (axis,), aux=aux, **more)
+        frame = SimpleNamespace(topic="spectrum", version=1, spec=spec, data=loop, scan_index=-1)
+        view = SpectrumView(SimpleNamespace(feed=SimpleNamespace(frames={"spectrum": frame})))
+        assert view.refresh_slowly()
+        assert view.refresh_slowly()
+        np.testing.assert_allclose(view.curves[0].getData()[1], wanted, rtol=1e-6)
+        view.deleteLater()
 
 
 def test_the_gate_s_refusals_are_in_their_table_and_counted_on_its_tab(qtbot: Any, window: Window, fake: Any) -> None:

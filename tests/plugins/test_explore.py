@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from probeloop.plugins.explore.area import busiest, grid_area, scan_area
+from probeloop.plugins.explore.area import busiest, grid_area, ready, scan_area
 from probeloop.plugins.explore.policies import HillClimb, Random, Raster
 
-from probeloop.api import Context, Grid, InstrumentInfo, Limits, Observation, Policy, Region
+from probeloop.api import Context, Grid, InstrumentInfo, Limits, Observation, Policy, Region, Result
 
 STEP = 5e-9
 SHAPE = (50, 50)
@@ -118,6 +119,27 @@ def test_a_fine_grid_is_visited_with_a_stride_inside_the_limits(step: float) -> 
     assert 32 <= shape[0] <= 256
     assert region.corners().min() >= -1e-15
     assert region.corners().max() <= 2e-7 + 1e-15
+
+
+def test_an_instrument_is_made_ready_once() -> None:
+    def steps(readback: dict[str, Any], *commands: str) -> list[str]:
+        made = msgspec.structs.replace(info(0.0, 1e-7, 0.0), commands=commands)
+        going, told = ready(made), []
+        step = next(going, None)
+        while step is not None:
+            told.append(type(step).__name__)
+            try:
+                step = going.send(Result(readback=readback))
+            except StopIteration:
+                break
+        return told
+
+    tip = ("Approach", "SetDrive")
+    assert steps({}) == []
+    assert steps({}, "Unblank") == ["Unblank"]
+    assert steps({"feedback": "withdrawn", "drive": 0.0}, *tip) == ["Read", "Approach", "SetDrive"]
+    assert steps({"feedback": "engaged", "drive": 2.0}, *tip) == ["Read"]
+    assert steps({"feedback": "withdrawn"}, "Approach") == ["Read", "Approach"]
 
 
 def test_the_busiest_window_is_found_like_by_looking_at_each() -> None:

@@ -57,6 +57,14 @@ def test_a_figure_is_whole_svg_with_scale_bar_and_units() -> None:
     ElementTree.fromstring(curves(np.arange(3.0), np.full((1, 3), 2e-7), "x", "y [V]", "t"))
 
 
+def test_near_heights_far_from_zero_are_told_apart_on_the_colour_bar() -> None:
+    values = 1.98e-6 + F_LETTER * 3e-9
+    svg = ElementTree.fromstring(re.search(r"<svg.*?</svg>", picture(values, "height", "m")).group(0))  # type: ignore[union-attr]
+    labels = [t.text for t in svg.iter("text")]
+    assert len(set(labels)) == len(labels) >= 2
+    assert labels[0] == "1.983 µm"
+
+
 def test_a_report_of_a_session(tmp_path: Path) -> None:
     writer = SessionWriter(tmp_path)
     writer.add(rows(map_spec(*F_LETTER.shape), 0, F_LETTER))

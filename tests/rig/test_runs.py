@@ -56,6 +56,31 @@ def test_the_demo_says_what_it_did(launch: Callable[..., Any]) -> None:
     run.nothing_left()
 
 
+def test_the_demo_of_a_scanning_probe_climbs_to_narrow_loops(launch: Callable[..., Any]) -> None:
+    plans = (
+        'plan=[{use = "overview", parameters = {shape = [32, 48], dwell_time = "1 ms"}}, '
+        '{use = "explore", seed = 1, parameters = '
+        '{order = "hill_climb", count = 30, shape = [32, 32], scalarizer = "loop_area"}}]'
+    )
+    run = launch("demo", "spm", "--seed", "2", "--set", plans, "--set", 'instrument.pace="unlimited"')
+    made = run.summary(110)
+    assert made["problems"] == []
+    assert [plan["state"] for plan in made["plans"]] == ["finished", "finished"]
+    assert made["frames_lost"] == made["commands_refused"] == 0
+    counts = made["frames_by_topic"]
+    assert counts["spectrum"] == 30
+    assert counts["scan"] == counts["pfm.phase"] == 32 * 48 + 32 * 32
+    assert made["loop_latency_us"]["n"] >= 25
+    seen = [e["value"]["value"][0] for e in run.events() if e["type"] == "Observed" and e["kind"] == "observe"]
+    areas = [each["value"] for each in seen if each["valid"]]
+    assert len(areas) > 20
+    assert max(areas) > 0.6 * areas[0]  # loops of a ferroelectric have negative areas: nearer to zero is narrower
+    page = Path(made["report"]).read_text(encoding="utf-8")
+    for title in ("response trace", "pfm.phase", "flat.flat", "where spectra were measured", "piezoresponse"):
+        assert title in page
+    run.nothing_left()
+
+
 STAMPS = ("exposed", "published", "taken", "derived", "received", "decided", "submitted", "verdict", "applied")
 
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from ..data.clock import Clock
-from ..data.commands import ACQUISITIONS, Blank, Command, MoveProbe, Read, Unblank
+from ..data.commands import ACQUISITIONS, Command, MoveProbe, Read
 from ..data.control import Accepted, Cause, Cost, Done, Event, Failed, Progress, Remark, Result, StateChange, Trace
 from ..data.driver import InstrumentInfo
 from ..data.errors import DriverError, PlanError, RefusedError
@@ -37,6 +37,7 @@ from ..plugin.contract import (
 from .budget import Budget
 from .controls import Change, Controls
 from .moves import goal_of, on_grid, way
+from .outputs import note, stands, words
 from .resume import Interrupted, Underway
 from .reward import Rewards
 from .steps import Answer, command_of
@@ -104,7 +105,7 @@ class Loop:
         self._start_ns = clock.now_ns()
         self._earlier = 0.0
         self._position: Position | None = None
-        self._beam_was_on = False
+        self._outputs: dict[str, Command] = {}
         self._seen: dict[str, Seen] = {}
         self._commands: dict[int, tuple[Command, Cost]] = {}
 
@@ -135,8 +136,7 @@ class Loop:
             self.budget.charge(command, answer.cost)
             if isinstance(answer.value, Result):
                 self._made_before[_place(answer.value)] = (command, answer.cost)
-            if isinstance(command, Blank | Unblank):
-                self._beam_was_on = isinstance(command, Unblank)
+            note(self._outputs, command)
         self._earlier = elapsed
         self._start_ns = self._clock.now_ns()
 
@@ -145,8 +145,8 @@ class Loop:
         self._controls.hold()
         self.budget.at(self.elapsed())
         try:
-            if self._beam_was_on:
-                self._beam_on_again()
+            if self._outputs:
+                self._outputs_again()
             match step:
                 case Submit():
                     return self._hand_over(step.command)
@@ -176,17 +176,21 @@ class Loop:
         except DriverError as error:
             return Answer(error=error, ids=handed.ids, cost=handed.cost)
 
-    def _beam_on_again(self) -> None:
-        """Undo what the gate did when the interrupted run fell silent: it took the beam off."""
-        self._beam_was_on = False
-        self._emit(Remark(text="the beam was on when the run was cut off: unblanks"))
-        self._result(self._submit(Unblank()).id)
+    def _outputs_again(self) -> None:
+        """Undo what the gate did when the interrupted run fell silent: it made the outputs safe."""
+        wanted, self._outputs = self._outputs, {}
+        now = self._result(self._submit(Read()).id).readback if set(wanted) != {"beam"} else {}
+        for name, command in wanted.items():
+            if not stands(name, now):
+                self._emit(Remark(text=words(name, command)))
+                self._result(self._submit(command).id)
 
     def _hand_over(self, command: Command) -> Answer:
         decided = self._clock.now_ns()
         command = on_grid(command, self._info.grid)
         before = self._finished_before(command)
         if before is not None:
+            note(self._outputs, command)
             self.budget.charge(command, before.cost)
             return Answer(Ticket(before.id), ids=(before.id,), cost=before.cost)
         ids: list[int] = []

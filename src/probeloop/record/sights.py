@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.axes import Axis
 from ..data.errors import ProbeloopError
 from .figures import curves, loops, picture
 from .reader import RecordedTopic
@@ -97,7 +98,11 @@ def _chosen(records: list[RecordedTopic]) -> list[RecordedTopic]:
 
 
 def _pixel(record: RecordedTopic) -> tuple[float, float] | None:
-    y, x = record.spec.nav
+    return _pixel_of(record.spec.nav)
+
+
+def _pixel_of(axes: tuple[Axis, ...]) -> tuple[float, float] | None:
+    y, x = axes
     return (x.scale, y.scale) if x.scale and y.scale and x.units == "m" else None
 
 
@@ -153,7 +158,9 @@ def _last_image(record: RecordedTopic) -> str:
         return ""
     shown = np.abs(image) if image.dtype.kind == "c" else image.astype(np.float64)
     note = f"the last of {len(record)}"
-    return picture(shown, record.topic.replace("_", " "), record.spec.units, name="grey", note=note)
+    return picture(
+        shown, record.topic.replace("_", " "), record.spec.units, _pixel_of(record.spec.sig), "grey", note=note
+    )
 
 
 def _curves(record: RecordedTopic) -> str:
@@ -194,10 +201,11 @@ def _result(name: str, found: Sequence[tuple[float, float, float]], scan: Record
     if not x.scale or not y.scale:
         return ""
     values = np.full((y.size, x.size), np.nan)
+    wide = min(y.size, x.size) // 128  # a single pixel of a fine map could not be seen
     for px, py, value in found:
         column, row = round((px - x.offset) / x.scale), round((py - y.offset) / y.scale)
         if 0 <= row < y.size and 0 <= column < x.size:
-            values[row, column] = value
+            values[max(0, row - wide) : row + wide + 1, max(0, column - wide) : column + wide + 1] = value
     valid = int(np.isfinite([value for _, _, value in found]).sum())
     note = f"{valid} valid of {len(found)} observations"
     return picture(values, f"{name} where it was measured", "", _pixel(scan), note=note)
