@@ -52,6 +52,7 @@ def described_instrument(p: SpmSettings, channels: int, spectrum: int) -> Instru
         calibrations=_calibrations(p),
         can_wait=p.can_wait,
         footprint=CRITICAL_RADIUS,
+        own_waveform=(-p.amplitude, p.amplitude),
         description=f"simulated scanning probe microscope, {p.surface}, {p.width:g} nm, seed {p.seed}",
     )  # fmt: skip
 

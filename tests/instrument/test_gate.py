@@ -7,10 +7,12 @@ import math
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from probeloop.data import commands as c
 from probeloop.data import control
+from probeloop.data.clock import VirtualClock
 from probeloop.data.control import Accepted, Refused, Submit
 from probeloop.data.limits import Alarm, Limits
 from probeloop.data.scan import Region
@@ -214,3 +216,23 @@ def test_malformed_commands_never_pass(rig: LocalInstrument) -> None:
         refused = rig.handle(Submit(command, "experiment", rig.desk.state.epoch))
         assert isinstance(refused, Refused)
         assert refused.limit == "type and range"
+
+
+def test_a_loop_without_a_waveform_is_held_against_the_instruments_own() -> None:
+    loop = c.AcquireSpectrum((0.0, 0.0), c.BEPS(drive=0.1))
+    for own, word in ((None, "not known"), ((-8.5, 8.5), "bias of -8.5 V"), ((-4.0, 4.0), "")):
+        driver = FakeDriver(modality="afm")
+        driver._info = msgspec.structs.replace(driver._info, own_waveform=own)
+        rig = LocalInstrument(driver)
+        rig.take()
+        refused = rig.refusal(loop)
+        assert word in refused.reason if refused is not None else not word
+
+
+def test_a_paced_instrument_does_not_hurry_after_a_pause() -> None:
+    driver = FakeDriver(modality="stem", clock=(clock := VirtualClock(1.0)))
+    rig = LocalInstrument(driver)
+    clock.spend(0.0)
+    assert clock._anchor is not None
+    rig.desk._after_pause(rig.desk.state.epoch)
+    assert clock._anchor is None

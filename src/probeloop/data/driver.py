@@ -54,7 +54,8 @@ class InstrumentInfo(msgspec.Struct, frozen=True, kw_only=True):
     commands: names it understands. topics: every topic it may publish, with its largest frame [bytes].
     safe_state: in order; safe_readback: what read_back() says when it is reached (empty = can't be verified).
     settling: seconds by command name. beam_current: the highest of the present state [A], for the dose.
-    footprint: probe size for the dose map [m]. interruptible: a scan can be ended within a line.
+    footprint: probe size for the dose map [m]. interruptible: a scan can be ended within a line. own_waveform: lowest
+    and highest bias [V] of a loop that names no waveform; None = not known.
     """
 
     name: str
@@ -73,6 +74,7 @@ class InstrumentInfo(msgspec.Struct, frozen=True, kw_only=True):
     camera_pixels: int = 0
     park_timeout: float = 0.5
     footprint: float = 0.0
+    own_waveform: tuple[float, float] | None = None
     description: str = ""
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ..data import commands as c
 from ..data import control
-from ..data.clock import MonotonicClock
+from ..data.clock import MonotonicClock, VirtualClock
 from ..data.control import (
     Accepted,
     Cost,
@@ -365,6 +365,9 @@ class ControlDesk:
             self._integrate()
 
     def _after_pause(self, epoch: int) -> None:
+        clock = self.instrument.clock
+        if isinstance(clock, VirtualClock):
+            clock.restart_pace()  # it does not catch up with the time of the pause
         self._executor.unpark(epoch)
 
     def _electrons_per_ns(self) -> float:

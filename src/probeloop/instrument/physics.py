@@ -150,7 +150,9 @@ def bias(p: Proposal) -> Refusal | None:
     if p.limits.bias is None:
         return None
     low, high = p.limits.bias
-    for value in _biases(p.command):
+    if _names_no_waveform(p.command) and p.info.own_waveform is None:
+        return Refusal("the biases of this instrument's own waveform are not known", "bias", "spell the waveform")
+    for value in _biases(p.command, p.info.own_waveform):
         if not low <= value <= high:
             return Refusal(f"a bias of {value:g} V", "bias", f"{low:g} to {high:g} V")
     return None
@@ -175,7 +177,7 @@ def bias_contact(p: Proposal) -> Refusal | None:
         kind = p.command.kind if isinstance(p.command, c.AcquireSpectrum) else None
         if isinstance(kind, c.IV) and kind.hold:
             return None  # it holds the feedback itself
-        values = list(_biases(p.command))
+        values = list(_biases(p.command, p.info.own_waveform))
         values = [p.state.bias, *values] if values else []
     if all(v >= limit for v in values) or all(v <= -limit for v in values):
         return None
@@ -361,16 +363,22 @@ def _single_places(command: c.Command) -> Iterator[Position]:
         yield command.position
 
 
-def _biases(command: c.Command) -> Iterator[float]:
-    """Yield every bias the command reaches [V]."""
+def _names_no_waveform(command: c.Command) -> bool:
+    kind = command.kind if isinstance(command, c.AcquireSpectrum) else None
+    return isinstance(kind, c.BEPS) and not kind.waveform
+
+
+def _biases(command: c.Command, own_waveform: tuple[float, float] | None) -> Iterator[float]:
+    """Yield every bias the command reaches [V]. own_waveform: of a loop that names none."""
     match command:
         case c.SetBias() | c.ApplyPulse():
             yield command.value
         case c.AcquireSpectrum(kind=c.IV() as kind):
             yield from (kind.start, kind.stop)
         case c.AcquireSpectrum(kind=c.BEPS() as kind):
-            yield from kind.waveform
-            yield from (max(kind.waveform, default=0.0) + kind.drive, min(kind.waveform, default=0.0) - kind.drive)
+            waveform = kind.waveform or own_waveform or (0.0,)
+            yield from waveform
+            yield from (max(waveform) + kind.drive, min(waveform) - kind.drive)
 
 
 def _spends(command: c.Command) -> bool:
