@@ -56,6 +56,20 @@ def _ptrs(mean: Any, state: Any) -> Any:
             return k
 
 
+@nb.njit(nogil=True, cache=True, inline="always")
+def _count(mean: Any, wait: Any, state: Any) -> Any:
+    """Return a Poisson count and what is left of the waiting time."""
+    count = 0.0
+    if mean < _ARRIVALS_BELOW:
+        while wait < mean:
+            count += 1.0
+            wait -= math.log(_uniform(state))
+        wait -= mean
+    else:
+        count = _ptrs(mean, state)
+    return count, wait
+
+
 @nb.njit(nogil=True, cache=True)
 def count_electrons(amplitude: Any, scale: Any, seed: Any, frame: Any, out: Any) -> int:
     """Write Poisson counts of `scale` |amplitude|^2 into `out`, zero frequency moved to the centre.
@@ -75,19 +89,35 @@ def count_electrons(amplitude: Any, scale: Any, seed: Any, frame: Any, out: Any)
             xx = (x + half) % n
             value = amplitude[yy, xx]
             mean = scale * (value.real * value.real + value.imag * value.imag)
-            count = 0.0
-            if mean < _ARRIVALS_BELOW:
-                while wait < mean:
-                    count += 1.0
-                    wait -= math.log(_uniform(state))
-                wait -= mean
-            else:
-                count = _ptrs(mean, state)
+            count, wait = _count(mean, wait, state)
             if count > 65535.0:
                 count = 65535.0
                 saturated += 1
             out[y, x] = np.uint16(count)
     return saturated
+
+
+@nb.njit(nogil=True, cache=True)
+def draw_counts(mean: Any, seed: Any, frame: Any, out: Any) -> None:
+    """Write Poisson counts of `mean` (N,) float32 into `out` (N,) float32; seed, frame: as of count_electrons."""
+    state = np.empty(1, np.uint64)
+    state[0] = _mix(_mix(seed + _GOLDEN) + frame * _GOLDEN)
+    wait = -math.log(_uniform(state))
+    for i in range(mean.size):
+        out[i], wait = _count(mean[i], wait, state)
+
+
+@nb.njit(nogil=True, cache=True)
+def draw_normals(seed: Any, frame: Any, out: Any) -> None:
+    """Write standard normal numbers into `out` (N,) float32 (Box and Muller); seed, frame: as of count_electrons."""
+    state = np.empty(1, np.uint64)
+    state[0] = _mix(_mix(seed + _MIX1) + frame * _GOLDEN)
+    for i in range(0, out.size, 2):
+        radius = math.sqrt(-2.0 * math.log(_uniform(state)))
+        angle = 2.0 * math.pi * _uniform(state)
+        out[i] = radius * math.cos(angle)
+        if i + 1 < out.size:
+            out[i + 1] = radius * math.sin(angle)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -101,9 +131,23 @@ def expected_counts(amplitude: Any, scale: Any, out: Any) -> None:
             out[y, x] = scale * (value.real * value.real + value.imag * value.imag)
 
 
+@nb.njit(nogil=True, cache=True)
+def _chances(numbers: Any, seed: Any, out: Any) -> None:
+    for i in range(numbers.size):
+        out[i] = (_mix(_mix(seed + _MIX2) + numbers[i] * _GOLDEN) >> np.uint64(11)) / 9007199254740992.0
+
+
+def trigger_chance(numbers: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Return a number in [0, 1) for each trigger number (N,), always the same one."""
+    out = np.empty(numbers.size)
+    _chances(numbers.astype(np.uint64), stream_seed(seed), out)
+    return out
+
+
 def stream_seed(seed: int) -> np.uint64:
     """Return `seed` as the kernels take it."""
     return np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
 
 
 Counts = NDArray[np.uint16]
+Stream = tuple[np.uint64, np.uint64]  # seed and number of a frame, as the kernels take them

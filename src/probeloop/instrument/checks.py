@@ -98,6 +98,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "camera_length": physics.camera_length,
         "convergence_angle": physics.convergence_angle,
         "stage": physics.stage,
+        "spectrometer": physics.spectrometer,
         "vendor": physics.vendor,
         "dose": physics.dose,
         "area_dose": physics.area_dose,

@@ -223,6 +223,10 @@ class FakeDriver:
         nav = (Axis("point", len(places)),)
         return self._acquisition("camera", nav, np.arange(len(places)), places, command.dwell_time)
 
+    def set_spectrometer(self, command: c.SetSpectrometer) -> int:
+        """Set the energy axis."""
+        return self._do("set_spectrometer", command)
+
     def acquire_reference(self, command: c.AcquireReference) -> Acquisition:
         """Begin a reference."""
         self._do("acquire_reference", command)
