@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import Channel, DriverError
+from probeloop.api import Channel, DriverError, StreamSpec
 
 from .noise import Stream, draw_counts
 from .physics import Geometry, Probe, Scatterer
@@ -71,6 +72,12 @@ class Annuli:
         """Return what each value is."""
         thermal = isinstance(scatterer, ThermalDiffuse)
         return tuple(Channel(n, _THERMAL if n == "haadf" and thermal else _ELASTIC, "e") for n in self.names)
+
+    def spec(self, camera: StreamSpec, scatterer: Any) -> StreamSpec:
+        """Return what the values are on the scan of `camera`."""
+        return msgspec.structs.replace(
+            camera, name="scan", kind="values", dtype="<f4", sig=(), channels=self.channels(scatterer), units="e"
+        )
 
     def take(
         self, scatterer: Scatterer, probe: Probe, place: tuple[float, float], electrons: float, seconds: float,

@@ -17,7 +17,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import DriverError, SetDetector, Settings, quantity
+from probeloop.api import Axis, DriverError, SetDetector, Settings, StreamSpec, quantity
 
 from .noise import Stream, count_electrons, draw_counts, draw_normals, expected_counts
 
@@ -182,6 +182,17 @@ class RealSensor:
 def make_sensor(detector: Detector, settings: CameraSettings, pixels: int, angle: float, seed: int) -> Sensor:
     """Return the sensor of that name. angle: [rad/px]."""
     return IdealSensor() if detector == "ideal" else RealSensor(detector, settings, pixels, angle, seed)
+
+
+def pattern_spec(
+    units: str, pixels: int, angle: float, nav: tuple[Axis, ...], exposure_ns: int, sync: Literal["pixel", "none"]
+) -> StreamSpec:
+    """Return what the frames of a camera of `pixels` by `pixels` are. angle: [rad/px]."""
+    sig = tuple(Axis(name, pixels, angle, -(pixels // 2) * angle, "rad") for name in ("ky", "kx"))
+    return StreamSpec(
+        "camera", "frames", "<u2", nav, sig, units=units, origin="simulation", sync=sync, stamp="hardware",
+        exposure_ns=exposure_ns,
+    )  # fmt: skip
 
 
 def _refuse_all_but(command: SetDetector, *known: str) -> None:

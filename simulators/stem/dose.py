@@ -37,10 +37,9 @@ class DoseMap:
             self._blurred = (aberrations, max(self._diffraction, blur_radius(aberrations, self._convergence)))
         return self._blurred[1]
 
-    def lay(self, places: NDArray[np.float64], electrons: NDArray[np.float64], radius: float) -> None:
-        """Add electrons (N,) at places (N, 2) (x, y) SPECIMEN [m], spread evenly over a disc of `radius` [m]."""
-        if places.shape[0] and electrons.any():
-            _lay(places / CELL + self.electrons.shape[0] // 2, electrons, radius / CELL, self.electrons)
+    def lay(self, places: NDArray[np.float64], electrons: float, radius: float) -> None:
+        """Add `electrons` at each of places (N, 2) (x, y) SPECIMEN [m], spread evenly over a disc of `radius` [m]."""
+        _lay(places, CELL, electrons, radius / CELL, self.electrons)
 
     def sweep(
         self, start: NDArray[np.float64], end: NDArray[np.float64], electrons: NDArray[np.float64], radius: float
@@ -49,27 +48,25 @@ class DoseMap:
         for a, b, count in zip(start, end, electrons, strict=True):
             points = max(1, math.ceil(math.dist(a, b) / CELL))
             part = (np.arange(points) + 0.5)[:, None] / points
-            self.lay(a + (b - a) * part, np.full(points, count / points), radius)
+            self.lay(a + (b - a) * part, float(count) / points, radius)
 
 
 @nb.njit(nogil=True, cache=True)
-def _lay(at: Any, electrons: Any, radius: Any, out: Any) -> None:
-    """Add electrons at (x, y) [cells] to the periodic map; a disc smaller than a cell falls into one."""
+def _lay(places: Any, cell: Any, electrons: Any, radius: Any, out: Any) -> None:
+    """Add electrons at places (N, 2) to the periodic map; radius: [cells], a smaller disc falls into one."""
     n = out.shape[0]
     reach = math.ceil(radius)
-    for i in range(at.shape[0]):
-        if electrons[i] == 0:
-            continue
-        x, y = at[i, 0], at[i, 1]
+    for i in range(places.shape[0]):
+        x, y = places[i, 0] / cell + n // 2, places[i, 1] / cell + n // 2
         x0, y0 = math.floor(x), math.floor(y)
         inside = 0
         for dy in range(-reach, reach + 1):
             for dx in range(-reach, reach + 1):
                 inside += (x0 + dx + 0.5 - x) ** 2 + (y0 + dy + 0.5 - y) ** 2 <= radius * radius
         if inside < 2:
-            out[y0 % n, x0 % n] += electrons[i]
+            out[y0 % n, x0 % n] += electrons
             continue
-        share = electrons[i] / inside
+        share = electrons / inside
         for dy in range(-reach, reach + 1):
             for dx in range(-reach, reach + 1):
                 if (x0 + dx + 0.5 - x) ** 2 + (y0 + dy + 0.5 - y) ** 2 <= radius * radius:

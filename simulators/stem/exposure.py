@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -206,23 +207,25 @@ class Exposures:
                 n = min(n, int(np.searchsorted(rows[at : at + n], aged)))
             some = rows[at : at + n]
             repeated = some == np.concatenate([rows[at - 1 : at] if at else [-1], some[:-1]])
-            self._fill(buffer, n, some, repeated)
+            batch = self._fill(buffer, n, some, repeated)
             at += n
             upto = int(some[-1]) + 1
             if age is not None and (at == rows.size or rows[at] >= aged):
                 upto = min(aged, self.triggers.number.size)
-            laid = self._irradiate(laid, upto)
+            laid = self._irradiate(laid, upto, batch)
             if age is not None and upto % _AGING == 0:
                 age()
             if not clock.wait_until(int(self.triggers.time_ns[some[-1]]) + period, cancelled):
                 return  # what was under exposure is lost
             buffer = yield n
         if at == rows.size:
-            self._irradiate(laid, self.triggers.number.size)
+            now = self.triggers.time_ns[-1:]
+            batch = _Batch(-1, np.empty((0, 2)), self.conditions.electrons(), self.conditions.aberrations(now)[0])
+            self._irradiate(laid, self.triggers.number.size, batch)
             if age is not None:
                 age()
 
-    def _fill(self, buffer: FrameBuffer, n: int, some: NDArray[np.int64], repeated: NDArray[np.bool_]) -> None:
+    def _fill(self, buffer: FrameBuffer, n: int, some: NDArray[np.int64], repeated: NDArray[np.bool_]) -> _Batch:
         triggers, conditions = self.triggers, self.conditions
         time_ns = triggers.time_ns[some]
         electrons = conditions.electrons()
@@ -240,24 +243,42 @@ class Exposures:
         buffer.position[:n] = triggers.position[some]
         buffer.dose[:n] = np.where(repeated, 0.0, electrons)
         buffer.flags[:n] = flags
+        return _Batch(int(some[0]), places, electrons, states[-1])
 
-    def _irradiate(self, first: int, upto: int) -> int:
+    def _irradiate(self, first: int, upto: int, batch: _Batch) -> int:
         """Lay the dose of triggers [first, upto), of lost frames and of the ways between them; return upto."""
-        triggers, conditions = self.triggers, self.conditions
-        electrons = conditions.electrons()
+        triggers, conditions, electrons = self.triggers, self.conditions, batch.electrons
         if conditions.dose is None or not electrons or upto <= first:
             return upto
-        time_ns = triggers.time_ns[first:upto]
-        places = triggers.place[first:upto] - conditions.drift(time_ns)
-        radius = conditions.dose.footprint(conditions.aberrations(time_ns[-1:])[0])
-        conditions.dose.lay(places, np.full(len(places), electrons), radius)
-        before = max(0, first - 1)
-        waited = np.diff(triggers.time_ns[before:upto]) - self.period_ns
-        if waited.size and waited.max() > 0:
-            gone = np.flatnonzero(waited > 0) + before
-            shift = conditions.drift(triggers.time_ns[gone])
+        places = batch.places
+        if len(places) != upto - first or batch.first != first:
+            places = triggers.place[first:upto] - conditions.drift(triggers.time_ns[first:upto])
+        radius = conditions.dose.footprint(batch.state)
+        conditions.dose.lay(places, electrons, radius)
+        low, high = np.searchsorted(self._transits, (first, upto))
+        if high > low:
+            to = self._transits[low:high]
+            shift = conditions.drift(triggers.time_ns[to - 1])
+            waited = triggers.time_ns[to] - triggers.time_ns[to - 1] - self.period_ns
             conditions.dose.sweep(
-                triggers.place[gone] - shift, triggers.place[gone + 1] - shift,
-                electrons * waited[gone - before] / self.period_ns, radius,
-            )  # fmt: skip
+                triggers.place[to - 1] - shift,
+                triggers.place[to] - shift,
+                electrons * waited / self.period_ns,
+                radius,
+            )
         return upto
+
+    @cached_property
+    def _transits(self) -> NDArray[np.int64]:
+        """Rows of the triggers before which the beam was on its way."""
+        return np.flatnonzero(np.diff(self.triggers.time_ns) > self.period_ns) + 1
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a batch was exposed with. first: row of its first trigger. places (N, 2): SPECIMEN [m]."""
+
+    first: int
+    places: NDArray[np.float64]
+    electrons: float
+    state: Aberrations

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from probeloop.api import (
     EELS,
@@ -38,7 +39,7 @@ from probeloop.api import (
 )
 
 from .annular import Annuli, default_annuli
-from .camera import make_sensor
+from .camera import make_sensor, pattern_spec
 from .composition import Bicrystal
 from .damage import Damage
 from .dose import CELL, DoseMap
@@ -48,7 +49,7 @@ from .optics import draw_lens
 from .patches import PatchedPlanes
 from .physics import Geometry, Planes
 from .sample import SampleSettings, atoms, grain_of, projected_potential, transmission
-from .scanning import Deflection, map_axes, path_triggers, scan_triggers, settling_first
+from .scanning import Deflection, map_axes, path_triggers, scan_triggers, settling_first, still_triggers
 from .settings import StemSettings
 from .spectrometer import RANGES, EnergyLoss, Spectrum
 from .walk import RandomWalk
@@ -187,7 +188,9 @@ class StemSimulator:
         with self._lock:
             triggers = scan_triggers(command, first, self._triggers, self._lines, self._deflection, self._position)
             self._moved(triggers, command.shape[0] * command.frames, command.dwell_time)
-        spec = self._spec(period, map_axes(command), annuli=annuli)
+        spec = self._spec(period, map_axes(command))
+        if annuli is not None:
+            spec = annuli.spec(spec, self._exposer.scatterer)
         return self._exposed(spec, triggers, annuli or self._pattern(), settled)
 
     def scan_path(self, command: ScanPath) -> Acquisition:
@@ -250,14 +253,9 @@ class StemSimulator:
             raise DriverError(f"this column takes no {command.kind} reference", "vacuum_probe, gain or dark")
         period = round(self._dwell * 1e9)
         first, settled = self._begin(period)
-        t = np.arange(command.frames)
         with self._lock:
-            numbers = self._references + t
+            triggers = still_triggers(self._position, command.frames, first, self._references, period)
             self._references += command.frames
-        places = np.tile(np.asarray(self._position), (command.frames, 1))
-        none = np.full(command.frames, -1, np.int64)
-        flags = np.zeros(command.frames, np.uint16)
-        triggers = Triggers(numbers, none, places, first + t * period, flags, places)
         triggers = settling_first(triggers, self.clock.now_ns(), period)
         conditions = replace(self._conditions(period, dark=command.kind == "dark"), dose=None, age=None)
         receiver = self._pattern(flat=command.kind == "gain")
@@ -273,14 +271,14 @@ class StemSimulator:
         self._spectrometer.set(SetSpectrometer(kind.offset, kind.dispersion))
         first, settled = self._begin(period)
         with self._lock:
+            triggers = still_triggers(command.position, 1, first, self._spectra, period, scan_index=0)
             self._spectra += 1
             self._position = command.position
-        places = np.asarray([command.position], np.float64)
-        none, at = np.zeros(1, np.int64), np.array([first], np.int64)
-        triggers = Triggers(none + self._spectra, none, places, at, np.zeros(1, np.uint16), places)
         radius = self._dose.footprint(self._lens.at(first))
         receiver = Spectrum(self._spectrometer, self._composition, kind.n, radius)
-        exposures = Exposures(triggers, none, period, self._exposer, receiver, self._conditions(period))
+        exposures = Exposures(
+            triggers, np.zeros(1, np.int64), period, self._exposer, receiver, self._conditions(period)
+        )
         return self._acquisition(self._spectrometer.spec(period, self.parameters.can_wait), exposures, settled)
 
     def truth(self) -> dict[str, Any]:
@@ -351,30 +349,23 @@ class StemSimulator:
         return Conditions(
             self._lens.states,
             lambda: self._lens.settled_ns,
-            lambda time_ns: time_ns[:, None] * 1e-9 * self._drift + self._walk.at(time_ns),
+            self._drifted,
             electrons,
             self._dose,
             self._damage.age if self._damage else None,
         )
 
+    def _drifted(self, time_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how far the specimen has drifted at times (N,) [ns], (N, 2) [m]."""
+        linear: NDArray[np.float64] = time_ns[:, None] * 1e-9 * self._drift
+        return linear if self._walk.still else linear + self._walk.at(time_ns)
+
     def _pattern(self, flat: bool = False) -> Pattern:
         return Pattern(self._sensor, self.parameters.pixels, lambda: self._inserted, flat)
 
-    def _spec(
-        self, period: int, nav: tuple[Axis, ...], sync: Any = "pixel", annuli: Annuli | None = None
-    ) -> StreamSpec:
-        n, angle, wait = self.parameters.pixels, self.geometry.angle, self.parameters.can_wait
-        sig = tuple(Axis(name, n, angle, -(n // 2) * angle, "rad") for name in ("ky", "kx"))
-        camera = StreamSpec(
-            "camera", "frames", "<u2", nav, sig, units=self._sensor.units, origin="simulation", sync=sync,
-            stamp="hardware", exposure_ns=period, can_wait=wait,
-        )  # fmt: skip
-        if annuli is None:
-            return camera
-        channels = annuli.channels(self._exposer.scatterer)
-        return msgspec.structs.replace(
-            camera, name="scan", kind="values", dtype="<f4", sig=(), channels=channels, units="e"
-        )
+    def _spec(self, period: int, nav: tuple[Axis, ...], sync: Any = "pixel") -> StreamSpec:
+        spec = pattern_spec(self._sensor.units, self.parameters.pixels, self.geometry.angle, nav, period, sync)
+        return msgspec.structs.replace(spec, can_wait=self.parameters.can_wait)
 
     def _calibrations(self) -> tuple[Calibration, ...]:
         p, when = self.parameters, "2026-01-01T00:00:00+00:00"

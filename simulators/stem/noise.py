@@ -56,20 +56,6 @@ def _ptrs(mean: Any, state: Any) -> Any:
             return k
 
 
-@nb.njit(nogil=True, cache=True, inline="always")
-def _count(mean: Any, wait: Any, state: Any) -> Any:
-    """Return a Poisson count and what is left of the waiting time."""
-    count = 0.0
-    if mean < _ARRIVALS_BELOW:
-        while wait < mean:
-            count += 1.0
-            wait -= math.log(_uniform(state))
-        wait -= mean
-    else:
-        count = _ptrs(mean, state)
-    return count, wait
-
-
 @nb.njit(nogil=True, cache=True)
 def count_electrons(amplitude: Any, scale: Any, seed: Any, frame: Any, out: Any) -> int:
     """Write Poisson counts of `scale` |amplitude|^2 into `out`, zero frequency moved to the centre.
@@ -89,7 +75,14 @@ def count_electrons(amplitude: Any, scale: Any, seed: Any, frame: Any, out: Any)
             xx = (x + half) % n
             value = amplitude[yy, xx]
             mean = scale * (value.real * value.real + value.imag * value.imag)
-            count, wait = _count(mean, wait, state)
+            count = 0.0
+            if mean < _ARRIVALS_BELOW:
+                while wait < mean:
+                    count += 1.0
+                    wait -= math.log(_uniform(state))
+                wait -= mean
+            else:
+                count = _ptrs(mean, state)
             if count > 65535.0:
                 count = 65535.0
                 saturated += 1
@@ -104,7 +97,15 @@ def draw_counts(mean: Any, seed: Any, frame: Any, out: Any) -> None:
     state[0] = _mix(_mix(seed + _GOLDEN) + frame * _GOLDEN)
     wait = -math.log(_uniform(state))
     for i in range(mean.size):
-        out[i], wait = _count(mean[i], wait, state)
+        if mean[i] >= _ARRIVALS_BELOW:
+            out[i] = _ptrs(mean[i], state)
+            continue
+        count = 0.0
+        while wait < mean[i]:
+            count += 1.0
+            wait -= math.log(_uniform(state))
+        wait -= mean[i]
+        out[i] = count
 
 
 @nb.njit(nogil=True, cache=True)

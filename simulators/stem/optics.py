@@ -64,6 +64,7 @@ class Lens:
         self._start = np.zeros(len(self.knobs))
         self._turned_ns = 0
         self._settled_ns = 0
+        self._kept: tuple[tuple[int, int], Aberrations] = ((-1, -1), offset)
 
     @property
     def settled_ns(self) -> int:
@@ -96,18 +97,17 @@ class Lens:
     def states(self, time_ns: NDArray[np.int64]) -> list[Aberrations]:
         """Return the probe's true coefficients at times (N,) that do not fall [ns]; equal ones are one object."""
         if time_ns[0] >= self._settled_ns and (self._walk.still or time_ns[0] // _ERA_NS == time_ns[-1] // _ERA_NS):
-            return [self._state(int(time_ns[-1]))] * len(time_ns)
-        steady: dict[int, Aberrations] = {}
-        made = []
-        for t in map(int, time_ns):
-            era = 0 if self._walk.still else t // _ERA_NS
-            if t < self._settled_ns:
-                made.append(self._state(t))
-            else:
-                if era not in steady:
-                    steady[era] = self._state(t)
-                made.append(steady[era])
-        return made
+            return [self._steady(int(time_ns[-1]))] * len(time_ns)
+        return [self._state(t) if t < self._settled_ns else self._steady(t) for t in map(int, time_ns)]
+
+    def _steady(self, time_ns: int) -> Aberrations:
+        """Return the state of a settled lens, the same object until something changes."""
+        key = (self._turns, 0 if self._walk.still else time_ns // _ERA_NS)
+        kept, state = self._kept
+        if kept != key:
+            state = self._state(time_ns)
+            self._kept = (key, state)
+        return state
 
     def _state(self, time_ns: int) -> Aberrations:
         with self._lock:

@@ -105,6 +105,16 @@ def path_triggers(
     return Triggers(number + t, t, told, time_ns, flags, places)
 
 
+def still_triggers(
+    position: tuple[float, float], frames: int, first_ns: int, number: int, period_ns: int, scan_index: int = -1
+) -> Triggers:
+    """Return the triggers of a measurement that does not move: `frames` exposures one after the other."""
+    t = np.arange(frames)
+    places = np.tile(np.asarray(position, np.float64), (frames, 1))
+    index = np.full(frames, scan_index, np.int64)
+    return Triggers(number + t, index, places, first_ns + t * period_ns, np.zeros(frames, np.uint16), places)
+
+
 def settling_first(triggers: Triggers, now_ns: int, period_ns: int) -> Triggers:
     """Put the frames of the free-running camera from now on before the first trigger."""
     count = max(0, -((now_ns - int(triggers.time_ns[0])) // period_ns))

@@ -26,14 +26,10 @@ class RandomWalk:
     def __init__(self, seed: Sequence[int], sigmas: Sequence[float], step_ns: int, smooth: bool) -> None:
         self._seed, self.step_ns, self._smooth = list(seed), step_ns, smooth
         self._sigmas = np.asarray(sigmas, np.float64) * np.sqrt(step_ns * 1e-9)
+        self.still = not self._sigmas.any()  # whether nothing moves
         self._ends = [np.zeros(self._sigmas.size)]  # where chunk i begins
         self._chunks: dict[int, NDArray[np.float64]] = {}
         self._lock = threading.Lock()
-
-    @property
-    def still(self) -> bool:
-        """True when nothing moves."""
-        return not self._sigmas.any()
 
     def at(self, time_ns: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the places at times (N,) [ns], (N, k)."""

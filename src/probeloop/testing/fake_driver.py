@@ -38,6 +38,7 @@ FAKE_LIMITS = Limits(
     bias_ramp=10.0,
     min_bias_engaged=0.01,
     pulses=3,
+    spectrometer={"energy_offset": (-50.0, 2000.0), "dispersion": (0.01, 1.0), "slit": (0.0, 50.0)},
 )
 
 
