@@ -170,8 +170,7 @@ class Oracle:
                 known = desk.state.measured.get(name, 0) >= now
                 self.must(known or not command.absolute, "an absolute aberration without a measurement")
         for name, (low, high) in BOUNDS.items():
-            value = getattr(command, name, None)
-            self.must(value is None or low <= value <= high, name)
+            self.must(low <= (getattr(command, name, None) or low) <= high, name)
         if isinstance(command, c.MoveStage):
             self.must(command.y is None, "an axis that is not there")
             self.must(command.x is None or not command.absolute or abs(command.x) <= 1e-3, "the stage")
@@ -253,11 +252,10 @@ class Oracle:
 
 
 def finite(value: Any) -> bool:
-    if isinstance(value, msgspec.Struct | dict):
-        return all(map(finite, msgspec.to_builtins(value).values()))
-    return (
-        all(map(finite, value)) if isinstance(value, tuple) else not isinstance(value, float) or math.isfinite(value)
-    )
+    if isinstance(value, msgspec.Struct | dict | tuple):
+        inner = msgspec.to_builtins(value)
+        return all(map(finite, inner.values() if isinstance(inner, dict) else inner))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 class GateMachine(RuleBasedStateMachine):
