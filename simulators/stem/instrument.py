@@ -4,46 +4,59 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from probeloop.api import (
+    EELS,
     Aberrations,
     AcquireReference,
+    AcquireSpectrum,
     Acquisition,
     Alarm,
     Axis,
     Blank,
     Calibration,
     DriverError,
-    FrameFlag,
     InstrumentInfo,
     Limits,
     MoveProbe,
     Scan,
+    ScanPath,
     SetAberrations,
     SetBeam,
     SetDetector,
+    SetSpectrometer,
     StreamSpec,
     Unblank,
     VirtualClock,
     interaction,
-    visit_order,
     wavelength,
 )
 
-from .exposure import Conditions, Exposer, Triggers, delivered, frames
+from .annular import Annuli, default_annuli
+from .camera import make_sensor, pattern_spec
+from .composition import Bicrystal
+from .damage import Damage
+from .dose import CELL, DoseMap
+from .exposure import Conditions, Exposer, Exposures, Pattern, Receiver, Triggers, delivered
 from .monitor import BeamMonitor
-from .optics import KNOBS, draw_lens
+from .optics import draw_lens
+from .patches import PatchedPlanes
 from .physics import Geometry, Planes
-from .sample import SampleSettings, grain_of, projected_potential, transmission
+from .sample import SampleSettings, atoms, grain_of, projected_potential, transmission
+from .scanning import Deflection, map_axes, path_triggers, scan_triggers, settling_first, still_triggers
 from .settings import StemSettings
+from .spectrometer import RANGES, EnergyLoss, Spectrum
+from .walk import RandomWalk
 
 _ELECTRON = 1.602176634e-19
-_DOSE_CELL = 0.25e-9
 _MOVE_SETTLING_NS = 100_000
+_WALK_STEP_NS = 10_000_000
 _HIGHEST_CURRENT = 1e-9
 BEAM_MONITOR = Alarm(
     high=1.1 * _HIGHEST_CURRENT, units="A", when=("beam_on",), hold=0.1, stuck_after=1.0, missing_after=2.0
@@ -61,7 +74,10 @@ class StemSimulator:
         self.geometry = Geometry(p.pixels, p.pixel_angle * 1e-3, wavelength(volts), p.convergence * 1e-3)
         self.clock = VirtualClock(p.pace)
         rng = np.random.default_rng([p.seed, 0])
-        self._lens = draw_lens(rng, p.misalignment, p.settling, p.cross_talk)
+        self._lens = draw_lens(
+            rng, p.misalignment, p.settling, p.cross_talk, seed=p.seed, drift=p.corrector_drift,
+            noise=p.corrector_noise, further=p.knobs == "third",
+        )  # fmt: skip
         if p.offset:
             self._lens.offset = Aberrations(**p.offset)
         angle = rng.uniform(0, 2 * np.pi)
@@ -73,11 +89,22 @@ class StemSimulator:
         self._exposer = Exposer(self.geometry, specimen, p.seed, p.threads)
         self._vacuum = Exposer(self.geometry, None, p.seed + 1, 1)
         self._width = self._tile * self.geometry.pixel
-        cells = math.ceil(self._width / _DOSE_CELL)
-        self._dose_map = np.zeros((cells, cells))
+        self._walk = RandomWalk([p.seed, 4], (p.drift_walk, p.drift_walk), _WALK_STEP_NS, smooth=True)
+        self._deflection = Deflection(p.scan_settling, p.line_jitter, p.seed)
+        self._sensor = make_sensor(p.detector, p.camera, p.pixels, self.geometry.angle, p.seed)
+        self._annuli = default_annuli(self.geometry) | {k: (a * 1e-3, b * 1e-3) for k, (a, b) in p.annuli.items()}
+        self._spectrometer = EnergyLoss(p.spectrometer, volts, p.seed)
+        collection = p.spectrometer.collection * 1e-3
+        self._composition = Bicrystal(self._sample, self._width, volts, self.geometry.convergence, collection)
+        self._dose = DoseMap(self._width, self.geometry.wavelength, self.geometry.convergence)
+        self._damage: Damage | None = None
+        if p.damage != "none":
+            target = PatchedPlanes([self.potential], [specimen], self.geometry.pixel, interaction(volts))
+            sites = atoms(self._sample, self._width, np.random.default_rng([p.seed, 1]))
+            self._damage = Damage(p.damage, sites, target, self._dose, volts, p.critical_dose, p.seed)
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
-        self._triggers = 0
+        self._triggers = self._lines = self._references = self._spectra = 0
         self._blanked = False
         self._inserted = True
         self._current = p.beam_current * 1e-12
@@ -95,19 +122,25 @@ class StemSimulator:
             modality="stem",
             origin="simulation",
             commands=(
-                "Scan", "MoveProbe", "Blank", "Unblank", "SetBeam", "SetAberrations", "SetDetector",
-                "AcquireReference", "Stop", "Pause", "Resume", "Settle", "Read", "Annotate",
+                "Scan", "ScanPath", "MoveProbe", "Blank", "Unblank", "SetBeam", "SetAberrations", "SetDetector",
+                "SetSpectrometer", "AcquireReference", "AcquireSpectrum",
+                "Stop", "Pause", "Resume", "Settle", "Read", "Annotate",
             ),
             limits=Limits(
                 region=((-half, -half), (half, half)),
                 dwell_time=(1e-5, 1.0),
                 beam_current=(0.0, _HIGHEST_CURRENT),
-                knobs={name: (-reach, reach) for name, reach in KNOBS.items()},
+                knobs={name: (-reach, reach) for name, reach in self._lens.knobs.items()},
+                spectrometer=RANGES,
                 flux_per_pixel=1e9,
                 alarms={"beam_monitor": BEAM_MONITOR},
                 frame_timeout=30.0,  # the very first frame may wait for a compiler
             ),
-            topics={"camera": 2 * p.pixels**2},
+            topics={
+                "camera": 2 * p.pixels**2,
+                "scan": 4 * len(self._annuli),
+                "spectrum": 4 * p.spectrometer.channels,
+            },
             safe_state=(Blank(),),
             safe_readback={"blanked": True},
             settling={"SetAberrations": p.settling, "MoveProbe": _MOVE_SETTLING_NS / 1e9},
@@ -128,6 +161,7 @@ class StemSimulator:
                 "beam_current": self._current,
                 "detector_inserted": self._inserted,
                 **self._lens.readback(),
+                **self._spectrometer.readback(),
             }
 
     def sense(self) -> dict[str, float | None]:
@@ -147,39 +181,29 @@ class StemSimulator:
         self._vacuum.close()
 
     def scan(self, command: Scan) -> Acquisition:
-        """Begin a scan; the camera is triggered at every pixel and tells its trigger count with each frame."""
-        ny, nx = command.shape
+        """Begin a scan: the camera is triggered at every pixel, or the annular detectors that `channels` names."""
         period = round(command.dwell_time * 1e9)
-        order = np.tile(visit_order(command.shape, command.order), command.frames)
         first, settled = self._begin(period)
-        count = order.size
-        t = np.arange(count)
-        flags = np.zeros(count, np.uint16)
-        flags[t % nx == 0] |= int(FrameFlag.LINE_START)
-        flags[t % nx == nx - 1] |= int(FrameFlag.LINE_END)
-        flags[t >= ny * nx] |= int(FrameFlag.REPEAT_VISIT)
-        times = first + t * period + (t // nx) * round(command.flyback_time * 1e9)
-        positions = command.region.positions(command.shape, order)
+        annuli = Annuli(self.geometry, command.channels, self._annuli) if command.channels else None
         with self._lock:
-            numbers = self._triggers + t
-            self._triggers += count
-            self._dwell = command.dwell_time
-            x, y = positions[-1]
-            self._position = (float(x), float(y))
-        triggers = Triggers(numbers, order, positions, times, flags)
-        triggers = self._while_settling(triggers, settled, period)
-        p = self.parameters
-        rows = delivered(triggers.number, p.drop_frames, p.double_frames)
-        region = command.region
-        step_y, step_x = region.height / ny, region.width / nx
-        spec = self._spec(
-            period,
-            (
-                Axis("y", ny, step_y, region.centre_y - step_y * (ny - 1) / 2, "m"),
-                Axis("x", nx, step_x, region.centre_x - step_x * (nx - 1) / 2, "m"),
-            ),
-        )
-        return self._acquisition(spec, triggers, rows, self._exposer, self._conditions(), settled)
+            triggers = scan_triggers(command, first, self._triggers, self._lines, self._deflection, self._position)
+            self._moved(triggers, command.shape[0] * command.frames, command.dwell_time)
+        spec = self._spec(period, map_axes(command))
+        if annuli is not None:
+            spec = annuli.spec(spec, self._exposer.scatterer)
+        return self._exposed(spec, triggers, annuli or self._pattern(), settled)
+
+    def scan_path(self, command: ScanPath) -> Acquisition:
+        """Begin a scan along a path; the camera is triggered at every point."""
+        period = round(command.dwell_time * 1e9)
+        if not command.positions:
+            raise DriverError("a path without a place", "at least one position")
+        first, settled = self._begin(period)
+        with self._lock:
+            triggers = path_triggers(command, first, self._triggers, self._lines, self._deflection, self._position)
+            self._moved(triggers, 1, command.dwell_time)
+        spec = self._spec(period, (Axis("point", len(command.positions)),))
+        return self._exposed(spec, triggers, self._pattern(), settled)
 
     def move_probe(self, command: MoveProbe) -> int:
         """Move the probe."""
@@ -206,39 +230,63 @@ class StemSimulator:
 
     def set_aberrations(self, command: SetAberrations) -> int:
         """Turn knobs."""
-        unknown = sorted(set(command.values) - set(KNOBS))
+        unknown = sorted(set(command.values) - set(self._lens.knobs))
         if unknown:
-            raise DriverError(f"no knob {', '.join(unknown)}", f"knobs: {', '.join(KNOBS)}")
+            raise DriverError(f"no knob {', '.join(unknown)}", f"knobs: {', '.join(self._lens.knobs)}")
         return self._lens.turn(command.values, command.absolute, int(self.clock.now_ns()))
 
     def set_detector(self, command: SetDetector) -> int:
-        """Insert or retract the camera, the only thing that can be set of it."""
-        if command.inserted is None:
-            raise DriverError("nothing to set", "this camera knows `inserted` alone")
-        self._inserted = command.inserted
+        """Insert or retract the camera; set the depth of its counters where it has them."""
+        self._sensor.set(command)
+        if command.inserted is not None:
+            self._inserted = command.inserted
+        return int(self.clock.now_ns())
+
+    def set_spectrometer(self, command: SetSpectrometer) -> int:
+        """Set the energy axis and the slit."""
+        self._spectrometer.set(command)
         return int(self.clock.now_ns())
 
     def acquire_reference(self, command: AcquireReference) -> Acquisition:
-        """Take frames of the probe in vacuum, or in the dark."""
-        if command.kind not in ("vacuum_probe", "dark"):
-            raise DriverError(f"this column takes no {command.kind} reference", "vacuum_probe or dark")
+        """Take frames of the probe in vacuum, of an evenly lit camera, or in the dark."""
+        if command.kind not in ("vacuum_probe", "gain", "dark"):
+            raise DriverError(f"this column takes no {command.kind} reference", "vacuum_probe, gain or dark")
         period = round(self._dwell * 1e9)
         first, settled = self._begin(period)
-        t = np.arange(command.frames)
-        places = np.tile(np.asarray(self._position), (command.frames, 1))
-        none = np.full(command.frames, -1, np.int64)
-        triggers = Triggers(t, none, places, first + t * period, np.zeros(command.frames, np.uint16))
-        triggers = self._while_settling(triggers, settled, period)
+        with self._lock:
+            triggers = still_triggers(self._position, command.frames, first, self._references, period)
+            self._references += command.frames
+        triggers = settling_first(triggers, self.clock.now_ns(), period)
+        conditions = replace(self._conditions(period, dark=command.kind == "dark"), dose=None, age=None)
+        receiver = self._pattern(flat=command.kind == "gain")
         rows = np.arange(triggers.number.size)
-        conditions = self._conditions(dark=command.kind == "dark")
-        spec = self._spec(period, (), sync="none")
-        return self._acquisition(spec, triggers, rows, self._vacuum, conditions, settled)
+        exposures = Exposures(triggers, rows, period, self._vacuum, receiver, conditions, self._silent_ns)
+        return self._acquisition(self._spec(period, (), sync="none"), exposures, settled)
+
+    def acquire_spectrum(self, command: AcquireSpectrum) -> Acquisition:
+        """Measure the energy losses at a place; an offset or dispersion of the command stays set."""
+        if not isinstance(command.kind, EELS):
+            raise DriverError(f"this column measures no {type(command.kind).__name__}", "ask for EELS")
+        kind, period = command.kind, round(command.kind.exposure * command.kind.n * 1e9)
+        self._spectrometer.set(SetSpectrometer(kind.offset, kind.dispersion))
+        first, settled = self._begin(period)
+        with self._lock:
+            triggers = still_triggers(command.position, 1, first, self._spectra, period, scan_index=0)
+            self._spectra += 1
+            self._position = command.position
+        radius = self._dose.footprint(self._lens.at(first))
+        receiver = Spectrum(self._spectrometer, self._composition, kind.n, radius)
+        exposures = Exposures(
+            triggers, np.zeros(1, np.int64), period, self._exposer, receiver, self._conditions(period)
+        )
+        return self._acquisition(self._spectrometer.spec(period, self.parameters.can_wait), exposures, settled)
 
     def truth(self) -> dict[str, Any]:
         """Return what no real column tells, for scoring alone.
 
         aberrations: now. offset, response: of the lens. drift: (vx, vy) [m/s]. potential: [V m], pixel size
         potential_pixel [m]. dose_map: [e/m²] in cells of dose_cell [m]. grain(x, y): 0 or 1 at places [m].
+        composition: see composition.py. And what the camera (camera.py) and the damage (damage.py) tell.
         """
         return {
             "aberrations": self._lens.at(self.clock.now_ns()),
@@ -247,24 +295,40 @@ class StemSimulator:
             "drift": self._drift.copy(),
             "potential": self.potential,
             "potential_pixel": self.geometry.pixel,
-            "dose_map": self._dose_map / _DOSE_CELL**2,
-            "dose_cell": _DOSE_CELL,
+            "dose_map": self._dose.density,
+            "dose_cell": CELL,
             "grain": lambda x, y: grain_of(x, y, self._width, self._sample.boundary),
+            "composition": self._composition,
+            **self._sensor.truth(),
+            **(self._damage.truth() if self._damage else {}),
         }
 
-    def _acquisition(
-        self,
-        spec: StreamSpec,
-        triggers: Triggers,
-        rows: NDArray[np.int64],
-        exposer: Exposer,
-        conditions: Conditions,
-        settled: int,
-    ) -> Acquisition:
-        period = spec.exposure_ns
-        made = frames(triggers, rows, period, exposer, conditions, self.clock, self._cancelled, self._silent_ns)
-        on_host = round(period / (self.clock.pace or 1.0))
-        return Acquisition("camera", spec, made, settled, on_host, self.read_back())
+    def _exposed(
+        self, spec: StreamSpec, triggers: Triggers, receiver: Receiver, settled: int
+    ) -> Acquisition:  # fmt: skip
+        """Return the acquisition of a scan: the frames that arrive of its triggers and of those before them."""
+        p = self.parameters
+        triggers = settling_first(triggers, self.clock.now_ns(), spec.exposure_ns)
+        rates = (p.missed_rate, p.doubled_rate)
+        rows = delivered(triggers.number, p.drop_frames, p.double_frames, rates, p.seed)
+        conditions = self._conditions(spec.exposure_ns)
+        exposures = Exposures(
+            triggers, rows, spec.exposure_ns, self._exposer, receiver, conditions, self._silent_ns
+        )  # fmt: skip
+        return self._acquisition(spec, exposures, settled)
+
+    def _acquisition(self, spec: StreamSpec, exposures: Exposures, settled: int) -> Acquisition:
+        made = exposures.frames(self.clock, self._cancelled)
+        on_host = round(exposures.period_ns / (self.clock.pace or 1.0))
+        return Acquisition(spec.name, spec, made, settled, on_host, self.read_back())
+
+    def _moved(self, triggers: Triggers, lines: int, dwell: float) -> None:
+        """Note that a scan was begun; the lock is held."""
+        self._triggers += triggers.number.size
+        self._lines += lines
+        self._dwell = dwell
+        x, y = triggers.position[-1]
+        self._position = (float(x), float(y))
 
     def _begin(self, period: int) -> tuple[int, int]:
         """Start an acquisition: the time of its first trigger, and when the lens is settled [ns]."""
@@ -278,60 +342,30 @@ class StemSimulator:
         self.clock.restart_pace()
         return max(now, settled), settled
 
-    def _while_settling(self, triggers: Triggers, settled: int, period: int) -> Triggers:
-        """Put the frames of the free-running camera before the first trigger."""
-        now = self.clock.now_ns()
-        count = max(0, math.ceil((int(triggers.time_ns[0]) - now) / period))
-        if not count:
-            return triggers
-        t = np.arange(count)
-
-        def before(value: Any, column: NDArray[Any]) -> NDArray[Any]:
-            return np.concatenate([np.broadcast_to(value, (count, *column.shape[1:])), column]).astype(column.dtype)
-
-        return Triggers(
-            before(-1 - t, triggers.number),
-            before(-1, triggers.scan_index),
-            before(triggers.position[0], triggers.position),
-            np.concatenate([now + t * period, triggers.time_ns]),
-            before(int(FrameFlag.SETTLING), triggers.flags),
-        )
-
-    def _conditions(self, dark: bool = False) -> Conditions:
+    def _conditions(self, period: int, dark: bool = False) -> Conditions:
         def electrons() -> float:
-            if self._blanked or not self._inserted or dark:
-                return 0.0
-            return self._current * self._dwell / _ELECTRON
+            return 0.0 if self._blanked or dark else self._current * period * 1e-9 / _ELECTRON
 
         return Conditions(
-            self._lens.at,
+            self._lens.states,
             lambda: self._lens.settled_ns,
-            lambda time_ns: time_ns[:, None] * 1e-9 * self._drift,
+            self._drifted,
             electrons,
-            self._irradiate,
+            self._dose,
+            self._damage.age if self._damage else None,
         )
 
-    def _irradiate(self, places: NDArray[np.float64], electrons: float) -> None:
-        cells = self._dose_map.shape[0]
-        index = np.floor(places / _DOSE_CELL).astype(np.int64) + cells // 2
-        np.add.at(self._dose_map, (index[:, 1] % cells, index[:, 0] % cells), electrons)
+    def _drifted(self, time_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how far the specimen has drifted at times (N,) [ns], (N, 2) [m]."""
+        linear: NDArray[np.float64] = time_ns[:, None] * 1e-9 * self._drift
+        return linear if self._walk.still else linear + self._walk.at(time_ns)
+
+    def _pattern(self, flat: bool = False) -> Pattern:
+        return Pattern(self._sensor, self.parameters.pixels, lambda: self._inserted, flat)
 
     def _spec(self, period: int, nav: tuple[Axis, ...], sync: Any = "pixel") -> StreamSpec:
-        n, angle = self.parameters.pixels, self.geometry.angle
-        sig = tuple(Axis(name, n, angle, -(n // 2) * angle, "rad") for name in ("ky", "kx"))
-        return StreamSpec(
-            "camera",
-            "frames",
-            "<u2",
-            nav,
-            sig,
-            units="e",
-            origin="simulation",
-            sync=sync,
-            stamp="hardware",
-            exposure_ns=period,
-            can_wait=self.parameters.can_wait,
-        )
+        spec = pattern_spec(self._sensor.units, self.parameters.pixels, self.geometry.angle, nav, period, sync)
+        return msgspec.structs.replace(spec, can_wait=self.parameters.can_wait)
 
     def _calibrations(self) -> tuple[Calibration, ...]:
         p, when = self.parameters, "2026-01-01T00:00:00+00:00"
@@ -349,7 +383,7 @@ class StemSimulator:
             known("pattern_centre", (half, half), 0.0, "px"),
             known("detector_scale", (p.pixel_angle * 1e-3,), 0.0, "rad/px"),
             known("convergence_angle", (p.convergence * 1e-3,), 0.0, "rad"),
-            known("counts_per_electron", (1.0,), 0.0, "counts/e"),
+            known("counts_per_electron", (self._sensor.counts_per_electron,), 0.0, "counts/e"),
             known("beam_current", (p.beam_current * 1e-12,), 0.02 * p.beam_current * 1e-12, "A"),
             known("scan_scale", (1.0,), 0.0, ""),
             known("scan_detector_rotation", (0.0,), 0.0, "rad"),

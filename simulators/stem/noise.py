@@ -91,6 +91,37 @@ def count_electrons(amplitude: Any, scale: Any, seed: Any, frame: Any, out: Any)
 
 
 @nb.njit(nogil=True, cache=True)
+def draw_counts(mean: Any, seed: Any, frame: Any, out: Any) -> None:
+    """Write Poisson counts of `mean` (N,) float32 into `out` (N,) float32; seed, frame: as of count_electrons."""
+    state = np.empty(1, np.uint64)
+    state[0] = _mix(_mix(seed + _GOLDEN) + frame * _GOLDEN)
+    wait = -math.log(_uniform(state))
+    for i in range(mean.size):
+        if mean[i] >= _ARRIVALS_BELOW:
+            out[i] = _ptrs(mean[i], state)
+            continue
+        count = 0.0
+        while wait < mean[i]:
+            count += 1.0
+            wait -= math.log(_uniform(state))
+        wait -= mean[i]
+        out[i] = count
+
+
+@nb.njit(nogil=True, cache=True)
+def draw_normals(seed: Any, frame: Any, out: Any) -> None:
+    """Write standard normal numbers into `out` (N,) float32 (Box and Muller); seed, frame: as of count_electrons."""
+    state = np.empty(1, np.uint64)
+    state[0] = _mix(_mix(seed + _MIX1) + frame * _GOLDEN)
+    for i in range(0, out.size, 2):
+        radius = math.sqrt(-2.0 * math.log(_uniform(state)))
+        angle = 2.0 * math.pi * _uniform(state)
+        out[i] = radius * math.cos(angle)
+        if i + 1 < out.size:
+            out[i + 1] = radius * math.sin(angle)
+
+
+@nb.njit(nogil=True, cache=True)
 def expected_counts(amplitude: Any, scale: Any, out: Any) -> None:
     """Write `scale` |amplitude|^2 into `out` (n, n) float32, zero frequency moved to the centre."""
     n = amplitude.shape[0]
@@ -101,9 +132,23 @@ def expected_counts(amplitude: Any, scale: Any, out: Any) -> None:
             out[y, x] = scale * (value.real * value.real + value.imag * value.imag)
 
 
+@nb.njit(nogil=True, cache=True)
+def _chances(numbers: Any, seed: Any, out: Any) -> None:
+    for i in range(numbers.size):
+        out[i] = (_mix(_mix(seed + _MIX2) + numbers[i] * _GOLDEN) >> np.uint64(11)) / 9007199254740992.0
+
+
+def trigger_chance(numbers: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Return a number in [0, 1) for each trigger number (N,), always the same one."""
+    out = np.empty(numbers.size)
+    _chances(numbers.astype(np.uint64), stream_seed(seed), out)
+    return out
+
+
 def stream_seed(seed: int) -> np.uint64:
     """Return `seed` as the kernels take it."""
     return np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
 
 
 Counts = NDArray[np.uint16]
+Stream = tuple[np.uint64, np.uint64]  # seed and number of a frame, as the kernels take them

@@ -111,6 +111,16 @@ def projected_potential(settings: SampleSettings, pixels: int, pixel: float, see
     return np.asarray(volts_angstrom * 1e-10, np.float32)
 
 
+def atom_kernel(element: str, half: int, pixel: float) -> NDArray[np.float32]:
+    """Return the projected potential of one atom [V m], (2 half + 1, 2 half + 1), the atom on its middle pixel."""
+    size, angstrom = 4 * half, pixel * 1e10
+    k1 = np.fft.fftfreq(size, angstrom)
+    k = np.sqrt(k1[:, None] ** 2 + np.fft.rfftfreq(size, angstrom) ** 2)
+    whole = sf.irfft2(scattering_factor(element, k), s=(size, size)) * (_VOLT_SQUARE_ANGSTROM / angstrom**2) * 1e-10
+    middle = np.arange(-half, half + 1)
+    return np.asarray(whole[np.ix_(middle, middle)], np.float32)
+
+
 def transmission(potential: NDArray[np.float32], interaction: float) -> NDArray[np.complex64]:
     """Return the transmission function exp(i sigma V) of one slice, band-limited with a tapered edge.
 

@@ -9,7 +9,12 @@ import msgspec
 
 from probeloop.api import Settings, quantity
 
+from .camera import CameraSettings, Detector
+from .damage import DamageKind
+from .spectrometer import SpectrometerSettings
+
 Drill = Literal["none", "high_current", "stuck_sensor", "missing_sensor", "silent_camera"]
+Mrad = Annotated[float, quantity("mrad", ge=0, le=1000)]
 Frame = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
 
 
@@ -21,6 +26,12 @@ class StemSettings(Settings):
     double_frames: numbers of triggers since the start whose frame is lost or comes twice. settling_frames: the
     camera runs on while a lens settles. threads: for the physics; the bits are the same with any number. drill: a
     fault that the column has when its clock, which runs while it scans, has reached drill_after.
+    knobs: those of the first orders, or of C23, C32 and C34 too. corrector_drift: rms by which C10 walks in a minute,
+    higher orders with it. corrector_noise: rms error of a turn, in parts of it. drift_walk: rms by which the specimen
+    walks in a second, besides its linear drift. line_jitter: rms displacement of a line. scan_settling: time constant
+    of the deflectors. missed_rate, doubled_rate: share of the frames that are lost or come twice, by chance.
+    detector: camera, what it does to a pattern. damage, critical_dose: what the dose does to the specimen, and where
+    radiolysis has left 1/e. annuli: inner and outer angle of annular detectors, in the place of the default ones.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 1
@@ -45,6 +56,20 @@ class StemSettings(Settings):
     can_wait: bool = True
     drill: Drill = "none"
     drill_after: Annotated[float, quantity("s", ge=0, le=1e6)] = 0.0
+    knobs: Literal["first", "third"] = "first"
+    corrector_drift: Annotated[float, quantity("m", ge=0, le=1e-7)] = 0.0
+    corrector_noise: Annotated[float, quantity("", ge=0, le=0.3)] = 0.0
+    drift_walk: Annotated[float, quantity("m", ge=0, le=1e-8)] = 0.0
+    line_jitter: Annotated[float, quantity("m", ge=0, le=1e-8)] = 0.0
+    scan_settling: Annotated[float, quantity("s", ge=0, le=0.1)] = 0.0
+    missed_rate: Annotated[float, quantity("", ge=0, le=0.5)] = 0.0
+    doubled_rate: Annotated[float, quantity("", ge=0, le=0.5)] = 0.0
+    detector: Detector = "ideal"
+    camera: CameraSettings = CameraSettings()
+    annuli: dict[str, tuple[Mrad, Mrad]] = {}
+    spectrometer: SpectrometerSettings = SpectrometerSettings()
+    damage: DamageKind = "none"
+    critical_dose: Annotated[float, quantity("e/m^2", gt=0, le=1e30)] = 1e24
 
     def problems(self) -> Iterable[str]:
         """Yield what the camera can't hold."""
@@ -53,3 +78,7 @@ class StemSettings(Settings):
         twice = set(self.drop_frames) & set(self.double_frames)
         if twice:
             yield f"frames {sorted(twice)} can't be both dropped and doubled"
+        edge = self.pixel_angle * self.pixels / 3
+        for name, (inner, outer) in self.annuli.items():
+            if not inner < outer <= edge:
+                yield f"annuli.{name}: {inner:g} to {outer:g} mrad; allowed: inner < outer <= {edge:.4g} (band limit)"

@@ -19,7 +19,7 @@ from probeloop.data.limits import Alarm, Limits
 from probeloop.data.scan import Region
 from probeloop.data.settings import json_schema, revalidate, unbounded_floats
 
-UNSERVED = {"SetOptics", "SetPhasePlate", "SetShift", "MoveStage", "SetSpectrometer", "Lift", "VendorRoutine"}
+UNSERVED = {"SetOptics", "SetPhasePlate", "SetShift", "MoveStage", "Lift", "VendorRoutine"}
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),

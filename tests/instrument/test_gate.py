@@ -109,6 +109,8 @@ def test_the_first_fault_stays_the_reason() -> None:
         (c.SetAberrations({"C10": 2e-6}), "knobs.C10", "-1 µm to 1 µm"),
         (c.SetAberrations({"C30": 1e-9}), "knobs", "C10, C12a, drive, drive_frequency"),
         (c.SetBeam(1e-9), "beam_current", "0 A to 200 pA"),
+        (c.SetSpectrometer(dispersion=2.0), "spectrometer.dispersion", "0.01 to 1"),
+        (c.AcquireSpectrum((0.0, 0.0), c.EELS(1e-3, offset=-60.0)), "spectrometer.energy_offset", "-50 to 2000"),
         (SMALL_SCAN, "beam", "Unblank first"),
         (c.SetBias(9.0), "bias", "-5 to 5 V"),
         (c.SetOptics(camera_length=0.1), "commands", ""),

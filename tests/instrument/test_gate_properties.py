@@ -40,6 +40,8 @@ LIMITS = Limits(
         "vendor_routines": ("tune",),
     }
 )
+BOUNDS = {"camera_length": (0.05, 0.5), "convergence_angle": (0.001, 0.05), "energy_offset": (-50, 2000),
+          "dispersion": (0.01, 1), "slit": (0, 50)}  # fmt: skip
 EXTRA = {"SetOptics": "set_optics", "MoveStage": "move_stage", "VendorRoutine": "vendor"}
 DECLARED = (*contract.VERBS, *EXTRA)
 UNDECLARED = "ScanPath"
@@ -106,6 +108,7 @@ FOCUS: dict[str, tuple[Any, ...]] = {
     "camera_length": (c.SetOptics(camera_length=5.0), c.SetOptics(camera_length=0.1)),
     "convergence_angle": (c.SetOptics(convergence_angle=0.15), c.SetOptics(convergence_angle=0.02)),
     "stage": (c.MoveStage(x=5e-3), c.MoveStage(x=6e-4, absolute=False), c.MoveStage(x=1e-4, y=1e-3)),
+    "spectrometer": (c.SetSpectrometer(3000.0), c.SetSpectrometer(None, 5.0), c.SetSpectrometer(slit=60.0)),
     "vendor": (c.VendorRoutine("erase"), c.VendorRoutine("tune")),
     "dose": (c.Scan(HERE, (16, 16), 1e-3),),
     "area_dose": (c.AcquireSpectrum(SPOT, c.EDS(0.02)), c.AcquireSpectrum(SPOT, c.EDS(0.05))),
@@ -166,9 +169,8 @@ class Oracle:
                 self.must(abs(start + value) <= {"C10": 1e-6, "C12a": 1e-7}[name] * (1 + 1e-9), "a knob out of range")
                 known = desk.state.measured.get(name, 0) >= now
                 self.must(known or not command.absolute, "an absolute aberration without a measurement")
-        if isinstance(command, c.SetOptics):
-            self.must(command.camera_length is None or 0.05 <= command.camera_length <= 0.5, "camera length")
-            self.must(command.convergence_angle is None or command.convergence_angle <= 0.05, "convergence")
+        for name, (low, high) in BOUNDS.items():
+            self.must(low <= (getattr(command, name, None) or low) <= high, name)
         if isinstance(command, c.MoveStage):
             self.must(command.y is None, "an axis that is not there")
             self.must(command.x is None or not command.absolute or abs(command.x) <= 1e-3, "the stage")
@@ -250,12 +252,10 @@ class Oracle:
 
 
 def finite(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, msgspec.Struct):
-        return all(finite(getattr(value, name)) for name in value.__struct_fields__)
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
-    return all(map(finite, items))
+    if isinstance(value, msgspec.Struct | dict | tuple):
+        inner = msgspec.to_builtins(value)
+        return all(map(finite, inner.values() if isinstance(inner, dict) else inner))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 class GateMachine(RuleBasedStateMachine):

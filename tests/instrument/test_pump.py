@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from spoilt import Spoilt
 
+from probeloop.bus.topic import largest_block
 from probeloop.data import commands as c
 from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.clock import ManualClock
@@ -170,3 +171,14 @@ def test_a_wait_for_a_reader_ends_with_an_abort() -> None:
     rig.clock.advance = abort_later  # type: ignore[method-assign]
     rig.do(SMALL_SCAN)
     assert [int(block.flags) for block in topic.blocks] == [1 | 2 | 4]
+
+
+@pytest.mark.parametrize("frame", [1, 4, 16, 400, 2048, 1 << 17, 3 << 20])
+def test_the_budget_of_memory_knows_the_largest_block(frame: int) -> None:
+    """What the rig reckons with before it starts is no less than what the pump then asks for, and at most twice."""
+    spec = StreamSpec("camera", "frames", "|u1", (), (Axis("k", frame),))
+    asked = block_bytes(spec, most_frames(spec))
+    assert asked - 4096 <= largest_block("camera", frame) <= max(2 * asked, asked + 4096)
+    single = block_bytes(spec, 1)
+    assert single <= largest_block("spectrum", frame) + 4096
+    assert largest_block("spectrum", frame) <= max(frame, single + 4096)

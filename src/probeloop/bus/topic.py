@@ -61,6 +61,8 @@ class Announcement(msgspec.Struct, frozen=True, array_like=True):
     spec: msgspec.Raw
 
 
+_MOST_FRAMES = 4096  # of a block, as the pump makes them
+_FRAME_EXTRA = 64  # [bytes] of the columns of a frame
 NO_SPEC = msgspec.Raw(b"\xc0")  # nil
 
 
@@ -105,6 +107,16 @@ def reserved_bytes(max_block_bytes: int, publishers: int = 1) -> int:
 def free_bytes() -> int:
     """Return the free shared memory [bytes]."""
     return shutil.disk_usage(shared_memory_folder()).free
+
+
+def largest_block(topic: str, frame_bytes: int) -> int:
+    """Return the largest block that the pump sends on a topic whose frames have up to `frame_bytes` [bytes].
+
+    That is 1 MiB, a larger frame, or the most frames that a block takes; on `spectrum` a block is one frame.
+    """
+    frames = 1 if topic == "spectrum" else _MOST_FRAMES
+    most = 1024 + frames * (frame_bytes + _FRAME_EXTRA)
+    return max(frame_bytes, min(most, 1 << 20))
 
 
 def check_budget(max_block_bytes: dict[str, int], budget_bytes: int | None = None) -> int:

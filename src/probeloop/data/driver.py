@@ -110,7 +110,8 @@ class Instrument(Protocol):
         """Return the hardware's own values by name: what it is, not what was asked.
 
         Names the gate knows: position_x, position_y [m], blanked, beam_current [A], detector_inserted, feedback,
-        bias [V], drive [V], and every knob by its name (C10 ...) [m].
+        bias [V], drive [V], energy_offset [eV], dispersion [eV/channel], slit [eV], every knob by its name (C10
+        ...) [m].
         """
         ...
 
@@ -224,6 +225,14 @@ class Spectrometer(Protocol):
         ...
 
 
+class EnergyAxis(Protocol):
+    """A spectrometer whose energy axis and slit can be set."""
+
+    def set_spectrometer(self, command: c.SetSpectrometer) -> int:
+        """Set it; return when it is settled [ns]."""
+        ...
+
+
 class Tip(Protocol):
     """A tip with feedback."""
 
@@ -271,6 +280,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "SetBeam": ("BeamCurrent", "set_beam"),
     "SetAberrations": ("Optics", "set_aberrations"),
     "AcquireSpectrum": ("Spectrometer", "acquire_spectrum"),
+    "SetSpectrometer": ("EnergyAxis", "set_spectrometer"),
     "Approach": ("Tip", "approach"),
     "Withdraw": ("Tip", "withdraw"),
     "SetFeedback": ("Tip", "set_feedback"),

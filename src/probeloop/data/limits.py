@@ -63,7 +63,8 @@ class Limits(Settings):
 
     max_step: longest jump of a single MoveProbe. dose: of the whole run [e]; area_dose: on its maximum [e/m²].
     flux_per_pixel: of the camera [e/s/px]. knobs: by name (C10 ...). min_bias_engaged: |V| may not go below
-    it in feedback. vendor_routines: allow-list. alarms: by the name that sense() gives the sensor.
+    it in feedback. spectrometer: energy_offset [eV], dispersion [eV/channel], slit [eV]. vendor_routines:
+    allow-list. alarms: by the name that sense() gives the sensor.
     missed_triggers: most pixels in a row without a frame. frame_timeout: longest wait beyond a frame's exposure.
     """
 
@@ -82,6 +83,7 @@ class Limits(Settings):
     min_bias_engaged: Annotated[float, quantity("V", ge=0, le=1000)] | None = None
     pulses: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] | None = None
     stage: dict[str, Bounds] = {}
+    spectrometer: dict[str, Bounds] = {}
     camera_length: tuple[_Metre, _Metre] | None = None
     convergence_angle: tuple[_Radian, _Radian] | None = None
     vendor_routines: tuple[str, ...] = ()

@@ -92,6 +92,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "pulses": physics.pulses,
         "knobs": physics.knobs,
         "absolute": physics.absolute,
+        "spectrometer": physics.spectrometer,
         "beam_current": physics.beam_current,
         "beam_on": physics.beam_on,
         "detector_flux": physics.detector_flux,

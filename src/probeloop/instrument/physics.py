@@ -313,6 +313,18 @@ def stage(p: Proposal) -> Refusal | None:
     return None
 
 
+def spectrometer(p: Proposal) -> Refusal | None:
+    """The energy axis and the slit stay in their bounds; a spectrum may bring its own axis."""
+    source, names = p.command, ("energy_offset", "dispersion", "slit")
+    if isinstance(source, c.AcquireSpectrum) and isinstance(source.kind, c.EELS):
+        source = c.SetSpectrometer(source.kind.offset, source.kind.dispersion)
+    for name in names if isinstance(source, c.SetSpectrometer) else ():
+        value, pair = getattr(source, name), p.limits.spectrometer.get(name)
+        if value is not None and pair is not None and not pair[0] <= value <= pair[1]:
+            return Refusal(f"{name} would be {value:g}", f"spectrometer.{name}", f"{pair[0]:g} to {pair[1]:g}")
+    return None
+
+
 def vendor(p: Proposal) -> Refusal | None:
     """A vendor's routine runs only if the rig names it."""
     if not isinstance(p.command, c.VendorRoutine) or p.command.name in p.limits.vendor_routines:

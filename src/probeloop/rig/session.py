@@ -17,7 +17,7 @@ import msgspec
 from ..bus.event import EventReader, EventWriter
 from ..bus.node import Bus
 from ..bus.request import Client
-from ..bus.topic import check_budget
+from ..bus.topic import check_budget, largest_block
 from ..data import control
 from ..data.commands import Stop
 from ..data.errors import (
@@ -127,7 +127,8 @@ class Session:
             self._plugins = RigPlugins(self._bus, self.rig, self._supervisor.start_plugins)
             state = self._wait_ready("instrument", instrument)
             sizes = {topic: int(size) for topic, size in state.get("topics", {}).items()}
-            check_budget({t: max(size, 2**20) for t, size in sizes.items()}, self.rig.memory_budget_mb * 2**20)
+            blocks = {topic: largest_block(topic, size) for topic, size in sizes.items()}
+            check_budget(blocks, self.rig.memory_budget_mb * 2**20)
             self._wait_ready("recorder", self._supervisor.children["recorder"])
             self._wait_ready("experiment", self._supervisor.children["experiment"])
             self._wait_plugins()

@@ -95,6 +95,9 @@ def examples(info: InstrumentInfo) -> Iterator[c.Command]:
         "Scan": c.Scan(Region(x, y, *size), (5, 9), dwell),
         "ScanPath": c.ScanPath(((x, y), near), dwell),
         "AcquireReference": c.AcquireReference("dark", 2),
+        "SetSpectrometer": c.SetSpectrometer(
+            energy_offset=sum(info.limits.spectrometer.get("energy_offset", (0, 0))) / 2
+        ),
         "AcquireSpectrum": c.AcquireSpectrum((x, y), _kind(info, dwell)),
         "SetBeam": c.SetBeam(current),
         "SetAberrations": c.SetAberrations({knob: 0.0}),
@@ -110,6 +113,8 @@ def examples(info: InstrumentInfo) -> Iterator[c.Command]:
 
 
 def _kind(info: InstrumentInfo, dwell: float) -> c.SpectrumKind:
+    if "SetSpectrometer" in info.commands and info.modality == "stem":
+        return c.EELS(dwell)
     if info.modality == "stem":
         return c.Diffraction(dwell)
     return c.IV(0.1, 0.2, 4) if info.modality == "stm" else c.BEPS()

@@ -38,6 +38,7 @@ FAKE_LIMITS = Limits(
     bias_ramp=10.0,
     min_bias_engaged=0.01,
     pulses=3,
+    spectrometer={"energy_offset": (-50.0, 2000.0), "dispersion": (0.01, 1.0), "slit": (0.0, 50.0)},
 )
 
 
@@ -222,6 +223,10 @@ class FakeDriver:
         places = np.asarray(command.positions, float).reshape(-1, 2)
         nav = (Axis("point", len(places)),)
         return self._acquisition("camera", nav, np.arange(len(places)), places, command.dwell_time)
+
+    def set_spectrometer(self, command: c.SetSpectrometer) -> int:
+        """Set the energy axis."""
+        return self._do("set_spectrometer", command)
 
     def acquire_reference(self, command: c.AcquireReference) -> Acquisition:
         """Begin a reference."""
