@@ -1,4 +1,4 @@
-"""The gate's checks, each with a name: who may command, and when. What a command may do: physics.py.
+"""The gate's checks, each with a name: who may command, and when. What a command may do: physics.py, electric.py.
 
 A check says None, or why not with the limit and what is allowed. A mutation test removes each in turn; the
 property tests must then find a call at the driver that breaks the limit.
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from ..data import commands as c
 from ..data.driver import OF_THE_CORE, VERBS
 from ..data.errors import SettingsError
-from . import physics
+from . import electric, physics
 from .gate import Check, Proposal, Refusal, is_valid
 
 FOR_ANYONE = ("Stop", "Read", "Annotate")
@@ -85,11 +85,11 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "points": physics.points,
         "feedback": physics.feedback,
         "lateral": physics.lateral,
-        "bias": physics.bias,
-        "bias_ramp": physics.bias_ramp,
-        "bias_contact": physics.bias_contact,
-        "drive": physics.drive,
-        "pulses": physics.pulses,
+        "bias": electric.bias,
+        "bias_ramp": electric.bias_ramp,
+        "bias_contact": electric.bias_contact,
+        "drive": electric.drive,
+        "pulses": electric.pulses,
         "knobs": physics.knobs,
         "absolute": physics.absolute,
         "spectrometer": physics.spectrometer,
