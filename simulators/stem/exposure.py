@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from probeloop.api import Aberrations, Clock, FrameBuffer, FrameFlag
 
 from .noise import count_electrons, stream_seed
-from .physics import Geometry, Planes, Probe, Scatterer, make_probe
+from .physics import Geometry, Planes, Scatterer, make_probe
+from .world import World
 
 _BATCH_NS = 2_000_000
 
@@ -44,24 +46,28 @@ def delivered(numbers: NDArray[np.int64], dropped: tuple[int, ...], doubled: tup
 class Exposer:
     """Makes frames. specimen None = vacuum."""
 
-    def __init__(self, geometry: Geometry, specimen: Planes | None, seed: int, threads: int) -> None:
+    def __init__(self, geometry: Geometry, specimen: Planes | World | None, seed: int, threads: int) -> None:
         self.geometry, self.specimen, self.threads = geometry, specimen, threads
         self._seed = stream_seed(seed)
-        self._scatterers = [Scatterer(geometry, specimen) for _ in range(threads)]
+        self._scatterers: list[Any] = [
+            specimen.scatterer() if isinstance(specimen, World) else Scatterer(geometry, specimen)
+            for _ in range(threads)
+        ]
         self._pool = ThreadPoolExecutor(threads, "stem-exposer") if threads > 1 else None
-        self._probes: dict[Aberrations, Probe] = {}
+        self._probes: dict[Aberrations, Any] = {}
 
     def close(self) -> None:
         """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
 
-    def probe(self, aberrations: Aberrations) -> Probe:
+    def probe(self, aberrations: Aberrations) -> Any:
         """Return the probe of `aberrations`; the last two are kept."""
         if aberrations not in self._probes:
             while len(self._probes) > 1:
                 self._probes.pop(next(iter(self._probes)))
-            self._probes[aberrations] = make_probe(aberrations, self.geometry)
+            world = self.specimen if isinstance(self.specimen, World) else None
+            self._probes[aberrations] = world.probe(aberrations) if world else make_probe(aberrations, self.geometry)
         return self._probes[aberrations]
 
     def expose(
@@ -85,7 +91,7 @@ class Exposer:
         def some(worker: int) -> None:
             scatterer = self._scatterers[worker]
             for i in range(worker, len(places), self.threads):
-                wave = scatterer.far_field(probes[i], float(places[i, 0]), float(places[i, 1]))
+                wave = scatterer.far_field(probes[i], float(places[i, 0]), float(places[i, 1]), int(numbers[i]))
                 clipped = count_electrons(wave, dose, self._seed, np.uint64(numbers[i]), out[i])
                 saturated[i] = clipped > 0
 

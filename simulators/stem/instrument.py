@@ -40,6 +40,7 @@ from .optics import KNOBS, draw_lens
 from .physics import Geometry, Planes
 from .sample import SampleSettings, grain_of, projected_potential, transmission
 from .settings import StemSettings
+from .world import World
 
 _ELECTRON = 1.602176634e-19
 _DOSE_CELL = 0.25e-9
@@ -68,8 +69,15 @@ class StemSimulator:
         self._drift = p.drift * np.array([math.cos(angle), math.sin(angle)])
         self._sample = SampleSettings(thickness=p.crystal * 1e-9, carbon=p.carbon * 1e-9)
         self._tile = p.tile * p.pixels
-        self.potential = projected_potential(self._sample, self._tile, self.geometry.pixel, p.seed)
-        specimen = Planes.of(transmission(self.potential, interaction(volts)))
+        specimen: Planes | World
+        if p.specimen == "bicrystal":
+            self._potential = projected_potential(self._sample, self._tile, self.geometry.pixel, p.seed)
+            specimen = Planes.of(transmission(self._potential, interaction(volts)))
+            self._world = None
+        else:
+            specimen = self._world = World(
+                p.specimen, p.structure, p.scattering, self.geometry, volts, self._tile, p.seed, p.threads
+            )
         self._exposer = Exposer(self.geometry, specimen, p.seed, p.threads)
         self._vacuum = Exposer(self.geometry, None, p.seed + 1, 1)
         self._width = self._tile * self.geometry.pixel
@@ -90,6 +98,8 @@ class StemSimulator:
     def describe(self) -> InstrumentInfo:
         """Say what the column is and can do."""
         p, half = self.parameters, 0.4 * self._width
+        if self._world is not None and self._world.extent is not None:
+            half = min(half, self._world.extent)
         return InstrumentInfo(
             name="stem",
             modality="stem",
@@ -238,19 +248,26 @@ class StemSimulator:
         """Return what no real column tells, for scoring alone.
 
         aberrations: now. offset, response: of the lens. drift: (vx, vy) [m/s]. potential: [V m], pixel size
-        potential_pixel [m]. dose_map: [e/m²] in cells of dose_cell [m]. grain(x, y): 0 or 1 at places [m].
+        potential_pixel [m]. dose_map: [e/m²] in cells of dose_cell [m]. grain(x, y): 0 or 1 at places [m]. What else
+        there is depends on the specimen.
         """
+        if self._world is None:
+            own = {"potential": self._potential, "grain": self._grain}
+        else:
+            own = dict(self._world.truth())
         return {
             "aberrations": self._lens.at(self.clock.now_ns()),
             "offset": self._lens.offset,
             "response": self._lens.response.copy(),
             "drift": self._drift.copy(),
-            "potential": self.potential,
             "potential_pixel": self.geometry.pixel,
             "dose_map": self._dose_map / _DOSE_CELL**2,
             "dose_cell": _DOSE_CELL,
-            "grain": lambda x, y: grain_of(x, y, self._width, self._sample.boundary),
+            **own,
         }
+
+    def _grain(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.int64]:
+        return grain_of(x, y, self._width, self._sample.boundary)
 
     def _acquisition(
         self,

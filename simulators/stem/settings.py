@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from probeloop.api import Settings, quantity
+from probeloop.api import Aberrations, Settings, quantity
+
+from .scattering.settings import ScatteringSettings
+from .specimen.settings import SpecimenName, StructureSettings
 
 Drill = Literal["none", "high_current", "stuck_sensor", "missing_sensor", "silent_camera"]
 Frame = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
@@ -20,7 +23,8 @@ class StemSettings(Settings):
     100 nm out of focus (see optics.draw_lens). offset: names and values [m] instead of drawn ones. drop_frames,
     double_frames: numbers of triggers since the start whose frame is lost or comes twice. settling_frames: the
     camera runs on while a lens settles. threads: for the physics; the bits are the same with any number. drill: a
-    fault that the column has when its clock, which runs while it scans, has reached drill_after.
+    fault that the column has when its clock, which runs while it scans, has reached drill_after. specimen: the
+    bicrystal (`crystal` and `carbon` are its own), or another one: see `structure`, and `scattering` for its slices.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 1
@@ -45,11 +49,23 @@ class StemSettings(Settings):
     can_wait: bool = True
     drill: Drill = "none"
     drill_after: Annotated[float, quantity("s", ge=0, le=1e6)] = 0.0
+    specimen: SpecimenName = "bicrystal"
+    structure: StructureSettings = StructureSettings()
+    scattering: ScatteringSettings = ScatteringSettings()
 
     def problems(self) -> Iterable[str]:
         """Yield what the camera can't hold."""
-        if self.pixel_angle * self.pixels / 3 < self.convergence:
-            yield "the bright-field disc is larger than the camera: raise pixel_angle or pixels"
+        limit = self.pixel_angle * self.pixels / 3
+        if limit < self.convergence:
+            yield (
+                "the bright-field disc is larger than the camera's band limit: raise pixel_angle or pixels, "
+                f"or 1 mrad < convergence <= {limit:.3g} mrad"
+            )
+        unknown = sorted(set(self.offset) - set(Aberrations.__struct_fields__))
+        if unknown:
+            yield f"offset: no aberration is named {', '.join(unknown)}; {', '.join(Aberrations.__struct_fields__)}"
+        if self.specimen == "bicrystal" and self.scattering != ScatteringSettings():
+            yield "the bicrystal is one perfect slice: scattering needs another specimen"
         twice = set(self.drop_frames) & set(self.double_frames)
         if twice:
             yield f"frames {sorted(twice)} can't be both dropped and doubled"
