@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import Aberrations, Clock, FrameBuffer, FrameFlag
+from probeloop.api import Aberrations, Clock, DriverError, FrameBuffer, FrameFlag
 
 from .noise import count_electrons, stream_seed
 from .physics import Geometry, Planes, Scatterer, make_probe
@@ -83,14 +84,20 @@ class Exposer:
         places (N, 2) (x, y) [m], SPECIMEN. numbers (N,) name the random streams.
         """
         saturated = np.zeros(len(places), bool)
+        if not math.isfinite(dose):
+            raise DriverError(
+                f"a dose of {dose} electrons", "0 <= dose, finite: look at the current and the dwell time"
+            )
         if dose <= 0:
             out[:] = 0
             return saturated
         probes = [self.probe(a) for a in aberrations]
 
+        rows = iter(range(len(places)))  # a thread takes the next frame when it is done with one: none waits long
+
         def some(worker: int) -> None:
             scatterer = self._scatterers[worker]
-            for i in range(worker, len(places), self.threads):
+            for i in rows:
                 wave = scatterer.far_field(probes[i], float(places[i, 0]), float(places[i, 1]), int(numbers[i]))
                 clipped = count_electrons(wave, dose, self._seed, np.uint64(numbers[i]), out[i])
                 saturated[i] = clipped > 0

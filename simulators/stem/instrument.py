@@ -81,6 +81,8 @@ class StemSimulator:
         self._exposer = Exposer(self.geometry, specimen, p.seed, p.threads)
         self._vacuum = Exposer(self.geometry, None, p.seed + 1, 1)
         self._width = self._tile * self.geometry.pixel
+        extent = self._world.extent if self._world is not None else None
+        self._half = min(0.4 * self._width, extent or math.inf)  # of the region that may be scanned
         cells = math.ceil(self._width / _DOSE_CELL)
         self._dose_map = np.zeros((cells, cells))
         self._lock = threading.Lock()
@@ -97,9 +99,7 @@ class StemSimulator:
 
     def describe(self) -> InstrumentInfo:
         """Say what the column is and can do."""
-        p, half = self.parameters, 0.4 * self._width
-        if self._world is not None and self._world.extent is not None:
-            half = min(half, self._world.extent)
+        p, half = self.parameters, self._half
         return InstrumentInfo(
             name="stem",
             modality="stem",
@@ -170,6 +170,9 @@ class StemSimulator:
         flags[t >= ny * nx] |= int(FrameFlag.REPEAT_VISIT)
         times = first + t * period + (t // nx) * round(command.flyback_time * 1e9)
         positions = command.region.positions(command.shape, order)
+        if self._world is not None and np.abs(positions).max() > self._half * (1 + 1e-9):
+            allowed = f"|x|, |y| <= {self._half * 1e9:.3g} nm"
+            raise DriverError(f"the scan leaves the specimen: {np.abs(positions).max() * 1e9:.3g} nm", allowed)
         with self._lock:
             numbers = self._triggers + t
             self._triggers += count

@@ -13,13 +13,15 @@ from probeloop.api import interaction
 
 from .physics import Geometry
 from .scattering import Coherence, Haadf, Medium, MultisliceScatterer, SampledProbe, ScatteringSettings
-from .scattering.diffuse import check_annulus, diffuse_object
-from .scattering.potential import PotentialGrid, phase_plate
+from .scattering.diffuse import check_annulus, diffuse_factor, diffuse_object
+from .scattering.multislice import add_window
+from .scattering.potential import PotentialGrid, transmission
 from .scattering.slices import cut, transmissions
 from .specimen import Atoms, StructureSettings, build
 from .specimen.elements import number_of, symbols
 
-_PATCH = 96  # pixels of the square that a changed atom can touch
+_PATCH = 128  # pixels of the square that a changed atom can touch
+_STRAY_RMS = 8e-12  # thermal motion of an atom that has arrived somewhere
 
 
 class DarkFieldScatterer(MultisliceScatterer):
@@ -61,6 +63,7 @@ class World:
         self.medium = Medium(geometry, fields, self.cut.sequence, self.cut.thickness, coherence, seed)
         self._haadf_of = (annulus, scattering.haadf_method, voltage)
         self._haadf: Haadf | None = None
+        self._present: dict[int, tuple[Atoms, Atoms]] = {}  # by slice: displaced, at their mean places
         self._lock = threading.Lock()
 
     @property
@@ -127,16 +130,47 @@ class World:
         return {"specimen": self.specimen.name, "thickness": self.thickness, "potential": self.potential(), **own}
 
     def _patch(self, index: int, signs: list[tuple[float, str, NDArray[np.float64]]]) -> None:
-        pixel, tile = self.geometry.pixel, self._grid.pixels
-        middle = np.concatenate([at for _, _, at in signs])[:, :2].mean(axis=0)
-        corner = np.round(middle / pixel).astype(int) + tile // 2 - _PATCH // 2
-        grid = PotentialGrid(_PATCH, pixel)
-        volts = np.zeros((_PATCH, _PATCH), np.float32)
+        pixel, half = self.geometry.pixel, _PATCH // 2
+        moved = np.concatenate([at for _, _, at in signs])[:, :2]
+        corner = np.round(moved.mean(axis=0) / pixel).astype(int) - half  # (x, y) from the middle of the field [px]
+        if index not in self._present:
+            self._present[index] = self.cut.displaced(index, self._seed), self.cut.atoms(index, self._seed)
+        present, mean = changed, changed_mean = self._present[index]
         for sign, name, at in signs:
-            if len(at):
-                local = np.column_stack([at[:, :2] - (corner - tile // 2 + _PATCH // 2) * pixel, np.zeros(len(at))])
-                atoms = Atoms(np.full(len(at), number_of(name), np.int16), local, np.zeros(len(at)))
-                volts += np.float32(sign) * grid.potential(atoms)
-        plate = np.empty(volts.shape, np.complex64)
-        phase_plate(volts, self._sigma, plate)
-        self.medium.change(index, plate, int(corner[1]), int(corner[0]))
+            if sign < 0:
+                kept = _all_but(changed, name, at)
+                changed, changed_mean = changed.where(kept), changed_mean.where(kept)
+            else:
+                changed, changed_mean = (atoms.plus(_arrived(name, at)) for atoms in (changed, changed_mean))
+        self._present[index] = changed, changed_mean
+        grid = PotentialGrid(_PATCH, pixel)
+        middle = (corner + half) * pixel
+        near = [_around(atoms, middle, half * pixel) for atoms in (present, changed, mean, changed_mean)]
+        before, after = (transmission(grid.potential(atoms), self._sigma) for atoms in near[:2])
+        tile = self._grid.pixels // 2
+        self.medium.add(index, after - before, int(corner[1]) + tile, int(corner[0]) + tile)
+        if self._haadf is not None and self._haadf.diffuse is not None:
+            times = float(np.count_nonzero(self.cut.sequence[0] == index))
+            annulus, _, voltage = self._haadf_of
+            radial = diffuse_factor(grid, annulus, voltage, self.geometry.wavelength)
+            change = grid.summed([(-times, near[2]), (times, near[3])], radial)
+            add_window(self._haadf.diffuse, change, int(corner[1]) + tile, int(corner[0]) + tile)
+
+
+def _arrived(name: str, at: NDArray[np.float64]) -> Atoms:
+    places = np.column_stack([at[:, :2], np.zeros(len(at))])
+    return Atoms(np.full(len(at), number_of(name), np.int16), places, np.full(len(at), _STRAY_RMS))
+
+
+def _all_but(atoms: Atoms, name: str, at: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which of `atoms` stay when those of an element that stand at the places (N, 3) go."""
+    kept = np.ones(len(atoms), bool)
+    mine = np.flatnonzero(atoms.numbers == number_of(name))
+    for x, y, _ in at:
+        kept[mine[np.argmin(np.hypot(atoms.places[mine, 0] - x, atoms.places[mine, 1] - y))]] = False
+    return kept
+
+
+def _around(atoms: Atoms, middle: NDArray[np.float64], half: float) -> Atoms:
+    """Return the atoms of a square, their places counted from its middle."""
+    return atoms.moved((-float(middle[0]), -float(middle[1]), 0.0)).within(2 * half)

@@ -77,21 +77,23 @@ def cross_section(number: int, rms: float, inner: float, outer: float, voltage: 
     return float(((ring[1:] + ring[:-1]) / 2 * np.diff(angle)).sum()) * 1e-20
 
 
+def diffuse_factor(grid: PotentialGrid, annulus: tuple[float, float], voltage: float, wavelength: float) -> Any:
+    """Return the Fourier transform of an atom in the object, (Z, rms [Å], g [1/Å]) -> probability per pixel."""
+
+    def radial(z: int, rms: float, g: Any) -> Any:
+        sigma = cross_section(z, rms * 1e-10, *annulus, voltage, wavelength)
+        return sigma / grid.pixel**2 * np.exp(-2 * np.pi**2 * rms**2 * g**2)
+
+    return radial
+
+
 def diffuse_object(
     made: Cut, grid: PotentialGrid, seed: int, annulus: tuple[float, float], voltage: float, wavelength: float
 ) -> NDArray[np.float32]:
     """Return the probability that an electron at a pixel is scattered into the annulus, (N, N)."""
-    total = np.zeros((grid.pixels, grid.pixels), np.float32)
-    chosen = np.unique(made.sequence[0])
-    for index in chosen:
-        times = np.count_nonzero(made.sequence[0] == index)
-
-        def radial(z: int, rms: float, g: Any) -> Any:
-            sigma = cross_section(z, rms * 1e-10, *annulus, voltage, wavelength)
-            return sigma / grid.pixel**2 * np.exp(-2 * np.pi**2 * rms**2 * g**2)
-
-        total += np.float32(times) * grid.summed(made.atoms(int(index), seed), radial)
-    return total
+    depths = zip(*np.unique(made.sequence[0], return_counts=True), strict=True)
+    parts = ((float(times), made.atoms(int(index), seed)) for index, times in depths)
+    return grid.summed(parts, diffuse_factor(grid, annulus, voltage, wavelength))
 
 
 @nb.njit(nogil=True, cache=True)
@@ -138,7 +140,7 @@ class Haadf:
             allowed = f"{LEAST_CONFIGURATIONS} <= configurations <= 64"
             raise SettingsError([Problem("scattering.configurations", f"{medium.configurations}", allowed)])
         self.label = LABELS[method]
-        self.annulus, self._diffuse, self._medium = annulus, diffuse, medium
+        self.annulus, self.diffuse, self._medium = annulus, diffuse, medium
 
     def value(self, scatterer: MultisliceScatterer, probe: SampledProbe, x: float, y: float, frame: int = 0) -> float:
         """Return the share (0 to 1) of the electrons that the detector gets with the probe at x, y [m]."""
@@ -146,13 +148,13 @@ class Haadf:
         drawn = medium.coherence.drawn(medium.seed, frame, medium.configurations)
         total = 0.0
         for i, (dx, dy, _) in enumerate(drawn):
-            one = self._object if self._diffuse is not None else self._averaged
+            one = self._object if self.diffuse is not None else self._averaged
             total += float(medium.coherence.weights[i]) * one(scatterer, probe, i, x + dx, y + dy)
         return total
 
     def _object(self, scatterer: MultisliceScatterer, probe: SampledProbe, sample: int, x: float, y: float) -> float:
         wave, y0, x0 = scatterer.incident(probe, sample, x, y)
-        return -math.expm1(-max(0.0, _overlap(wave, self._diffuse, y0, x0)))  # an electron is scattered away once
+        return -math.expm1(-max(0.0, _overlap(wave, self.diffuse, y0, x0)))  # an electron is scattered away once
 
     def _averaged(
         self, scatterer: MultisliceScatterer, probe: SampledProbe, sample: int, x: float, y: float

@@ -165,11 +165,15 @@ class Medium:
         """Return what one thread needs."""
         return MultisliceScatterer(self)
 
-    def change(self, index: int, plate: NDArray[Any], y0: int, x0: int) -> None:
-        """Multiply a square of one slice by `plate` (h, h), from pixel (y0, x0) on; nobody may scatter meanwhile."""
-        tile, size = self.fields[index].shape[0], plate.shape[0]
-        rows, columns = (y0 + np.arange(size)) % tile, (x0 + np.arange(size)) % tile
-        self.fields[index][np.ix_(rows, columns)] *= plate
+    def add(self, index: int, change: NDArray[Any], y0: int, x0: int) -> None:
+        """Add `change` (h, h) to one slice from pixel (y0, x0) on; nobody may scatter meanwhile."""
+        add_window(self.fields[index], change, y0, x0)
+
+
+def add_window(field: NDArray[Any], change: NDArray[Any], y0: int, x0: int) -> None:
+    """Add `change` (h, h) to the periodic `field` from pixel (y0, x0) on, in place."""
+    rows, columns = (y0 + np.arange(len(change))) % len(field), (x0 + np.arange(len(change))) % len(field)
+    field[np.ix_(rows, columns)] += change
 
 
 class MultisliceScatterer:

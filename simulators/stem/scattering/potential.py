@@ -9,6 +9,7 @@ falls off as a cosine to zero.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numba as nb
@@ -28,7 +29,7 @@ _TABLE = 8192
 
 
 def _window_table() -> NDArray[np.float64]:
-    u = np.linspace(0, 1, _STEPS + 2)
+    u = np.linspace(0, 1, _STEPS + 1)
     return np.asarray(i0(_BETA * np.sqrt(np.clip(1 - u**2, 0, None))) / i0(_BETA))
 
 
@@ -42,7 +43,7 @@ def _window_transform(frequency: NDArray[np.float64]) -> NDArray[np.float64]:
 def _spread(at: Any, table: Any, width: int, density: Any) -> None:
     """Add unit atoms at (x, y) [px] to the periodic `density` (N, N)."""
     n = density.shape[0]
-    steps = table.size - 2
+    steps = table.size - 1
     wx = np.empty(width)
     wy = np.empty(width)
     for i in range(at.shape[0]):
@@ -89,33 +90,33 @@ class PotentialGrid:
         self._g = fy / (pixel * 1e10), fx / (pixel * 1e10)
         self._highest = 0.5 / (pixel * 1e10)
 
-    def summed(self, atoms: Atoms, radial: Any) -> NDArray[np.float32]:
+    def summed(self, parts: Iterable[tuple[float, Atoms]], radial: Any) -> NDArray[np.float32]:
         """Return the sum over atoms of a radial function, given in Fourier space, (pixels, pixels) [y, x].
 
-        radial(Z, rms [Å], g [1/Å]): its transform; the sum is a density per pixel (divide by the pixel's area for
-        one per area).
+        parts: atoms, and how many times they count. radial(Z, rms [Å], g [1/Å]): its transform; the sum is a density
+        per pixel (divide by the pixel's area for one per area).
         """
         n = self.pixels
         total = np.zeros((n, n // 2 + 1), np.complex64)
         g = np.linspace(0, self._highest, _TABLE)
         fall = np.clip((g / self._highest - _KEPT) / (1 - _KEPT), 0, 1)
         fall = 0.5 * (1 + np.cos(np.pi * fall))
-        for number in np.unique(atoms.numbers):
-            chosen = atoms.numbers == number
-            at = atoms.places[chosen, :2]
-            density = np.zeros((n, n), np.float32)
-            _spread(at / self.pixel + n // 2, self._window, _WIDTH, density)
-            spectrum = sf.rfft2(density, workers=self.workers, overwrite_x=True)
-            del density
-            rms = float(atoms.rms[chosen].mean()) * 1e10
-            factor = np.asarray(radial(int(number), rms, g)) * fall
-            _weigh(spectrum, factor, (_TABLE - 1) / self._highest, self._g[0], self._g[1], *self._undo, total)
-            del spectrum
+        for times, atoms in parts:
+            for number in np.unique(atoms.numbers):
+                chosen = atoms.numbers == number
+                density = np.zeros((n, n), np.float32)
+                _spread(atoms.places[chosen, :2] / self.pixel + n // 2, self._window, _WIDTH, density)
+                spectrum = sf.rfft2(density, workers=self.workers, overwrite_x=True)
+                del density
+                rms = float(atoms.rms[chosen].mean()) * 1e10
+                factor = np.asarray(radial(int(number), rms, g)) * fall * times
+                _weigh(spectrum, factor, (_TABLE - 1) / self._highest, *self._g, *self._undo, total)
+                del spectrum
         return np.asarray(sf.irfft2(total, s=(n, n), workers=self.workers, overwrite_x=True), np.float32)
 
     def potential(self, atoms: Atoms) -> NDArray[np.float32]:
         """Return the projected potential [V m], (pixels, pixels) [y, x]."""
-        volts = self.summed(atoms, lambda z, _, g: scattering_factor(z, g))
+        volts = self.summed([(1.0, atoms)], lambda z, _, g: scattering_factor(z, g))
         volts *= np.float32(VOLT_SQUARE_ANGSTROM / (self.pixel * 1e10) ** 2 * 1e-10)
         return volts
 

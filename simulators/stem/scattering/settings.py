@@ -32,7 +32,7 @@ class ScatteringSettings(Settings):
     haadf_inner: Annotated[float, quantity("mrad", ge=20, le=300)] = 70.0
     haadf_outer: Annotated[float, quantity("mrad", gt=20, le=400)] = 200.0
     haadf_method: HaadfMethod = "object"
-    memory: Annotated[int, msgspec.Meta(ge=8, le=65536, description="MB")] = 640
+    memory: Annotated[int, msgspec.Meta(ge=8, le=65536, description="MB")] = 512
 
     def problems(self) -> Iterable[str]:
         """Yield what can't be calculated."""

@@ -98,11 +98,10 @@ def transmissions(
     made: Cut, grid: PotentialGrid, interaction: float, seed: int, dtype: Any = np.complex64
 ) -> list[Any]:
     """Return the transmission function of every calculated slice, (N, N), with thermal displacements."""
-    found = []
-    for index in range(made.unique):
-        potential = grid.potential(made.displaced(index, seed))
-        found.append(transmission(potential, interaction, dtype, grid.workers))
-    return found
+    return [
+        transmission(grid.potential(made.displaced(index, seed)), interaction, dtype, grid.workers)
+        for index in range(made.unique)
+    ]
 
 
 def _memory(what: str, fields: int, pixels: int, fitting: int) -> Problem:

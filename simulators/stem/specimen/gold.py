@@ -39,7 +39,7 @@ def gold(settings: StructureSettings, width: float, seed: int) -> Specimen:
             break
         radius = float(np.clip(rng.normal(mean, 0.15 * mean), 0.6 * mean, 1.4 * mean))
         x, y = (0.0, 0.0) if not found else map(float, rng.uniform(-0.5, 0.5, 2) * (width - 2.4 * radius))
-        if all(math.hypot(x - a, y - b) > 1.15 * (radius + r) for a, b, r in found):
+        if all(math.hypot(x - a, y - b) > 1.27 * (radius + r) for a, b, r in found):
             found.append((x, y, radius))
     top = 2 * 1.2 * max((r for _, _, r in found), default=0.0)
     parts = []
