@@ -32,6 +32,8 @@ class Atoms:
     def of(cls, parts: Iterable[tuple[int, Array, float]]) -> Atoms:
         """Join (Z, places (N, 3), rms) of several kinds."""
         kinds = [(z, np.asarray(p, np.float64).reshape(-1, 3), rms) for z, p, rms in parts]
+        if not kinds:
+            return cls(np.zeros(0, np.int16), np.zeros((0, 3)), np.zeros(0))
         return cls(
             np.concatenate([np.full(len(p), z, np.int16) for z, p, _ in kinds]),
             np.concatenate([p for _, p, _ in kinds]),

@@ -51,7 +51,7 @@ def gold(settings: StructureSettings, width: float, seed: int) -> Specimen:
     if depth:
         film = random_film(width, depth, rng) + np.array([0, 0, top + 0.5e-10])
         parts.append((number_of("C"), film, CARBON_RMS * settings.thermal))
-    atoms = Atoms.of(parts or [(number_of("C"), np.zeros((0, 3)), 0.0)]).within(width)
+    atoms = Atoms.of(parts).within(width)
     discs = np.array(found).reshape(-1, 3)
 
     def particle(x: object, y: object) -> Array:
