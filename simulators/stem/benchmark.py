@@ -81,8 +81,8 @@ class Camera:
 def run(seed: int = 0, seconds: float | None = None, progress: bool = False) -> dict[str, Any]:
     """Return the figures.
 
-    fps_256_1slice, fps_256_4slices, fps_128_1slice [1/s]. frames_per_cpu_second: of one core, which tells less of what
-    else the machine did. agreement_complex64, agreement_complex128: the largest
+    fps_256_1slice, fps_256_4slices, fps_128_1slice [1/s]. frames_per_cpu_second: of one core, which tells less of
+    what else the machine did. agreement_complex64, agreement_complex128: the largest
     difference from abTEM over the brightest pixel, by sample and in all. x_abtem: our frames, counted, over abTEM's
     scan of the same slices, the smaller of its eager and its lazy way, medians of ratios within a round.
     aberration_ms: calculating a new probe. field_60nm: memory [MB].

@@ -70,7 +70,7 @@ def test_pbtio3_has_both_walls_and_no_gap() -> None:
     for place, direction in ((np.array([-1e-9, 4e-9]), up), (np.array([3e-9, -3e-9]), right)):
         ti = titanium[np.argmin(np.hypot(*(titanium - place).T))]
         four = lead[np.argsort(np.hypot(*(lead - ti).T))[:4]]
-        assert (ti - four.mean(axis=0)) @ direction == pytest.approx(0.0377 * C, rel=0.1)
+        assert (ti - four.mean(axis=0)) @ direction == pytest.approx(-0.0377 * C, rel=0.1)  # oxygen moves more
 
 
 def test_mos2_has_vacancies_and_two_grains() -> None:

@@ -21,6 +21,7 @@ from probeloop.data.frame import FrameBuffer
 from probeloop.data.scan import Region
 from probeloop.data.settings import convert
 from probeloop.discover import load_simulator
+from probeloop.testing.check_driver import check_simulator
 
 SMALL: dict[str, Any] = {
     "pixels": 64, "pixel_angle": 2.0, "tile": 4, "convergence": 20.0, "pace": None, "settling": 0.0,
@@ -48,6 +49,11 @@ def test_every_specimen_scans(specimen: str) -> None:
     made = frames(specimen=specimen, structure=structure)
     assert made.shape == (12, 64, 64)
     assert made.sum(axis=(1, 2)).mean() == pytest.approx(50e-12 * 1e-4 / 1.602e-19, rel=0.1)
+
+
+def test_a_specimen_keeps_the_simulators_contract() -> None:
+    parameters = convert(StemSettings, SMALL | {"specimen": "mos2", "tile": 6})
+    assert check_simulator(lambda: StemSimulator(parameters)) == []
 
 
 def test_frames_are_the_same_bits_with_any_number_of_threads() -> None:

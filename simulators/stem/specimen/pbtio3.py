@@ -17,7 +17,8 @@ from .elements import number_of
 from .settings import StructureSettings
 
 A, C = 3.904e-10, 4.152e-10
-# symbol, (along a, along c, along the beam), shift along c when fully poled [parts of c]; Pb at the origin
+# Symbol, (along a, along c, along the beam), shift against the polarisation when fully poled [parts of c]. Pb stays;
+# oxygen moves most, so the polarisation points away from where Ti and O have gone.
 BASIS = (
     ("Pb", (0.0, 0.0, 0.0), 0.0),
     ("Ti", (0.5, 0.5, 0.5), 0.0377),
@@ -57,7 +58,7 @@ def pbtio3(settings: StructureSettings, width: float, seed: int) -> Specimen:
                 at = lattice_points(vectors, width, np.array(frac) @ vectors)
                 site = at - np.array(frac) @ vectors  # whole cells change sides, not parts of them
                 at = at[(site @ normal >= -_ON_WALL) == right]
-                at = at + polarisation(at[:, 0], at[:, 1]) * shift * C
+                at = at - polarisation(at[:, 0], at[:, 1]) * shift * C
                 parts.append((number_of(symbol), raised(at, w * A), RMS[symbol] * settings.thermal))
         return Atoms.of(parts).within(width)
 
