@@ -92,7 +92,8 @@ class World:
                 diffuse = None
                 if method == "object":
                     lamda = self.geometry.wavelength
-                    diffuse = diffuse_object(self.cut, self._grid, self._seed, annulus, voltage, lamda)
+                    source = self.medium.coherence.source
+                    diffuse = diffuse_object(self.cut, self._grid, self._seed, annulus, voltage, lamda, source)
                 self._haadf = Haadf(self.medium, annulus, diffuse)
             return self._haadf
 
@@ -152,7 +153,8 @@ class World:
         if self._haadf is not None and self._haadf.diffuse is not None:
             times = float(np.count_nonzero(self.cut.sequence[0] == index))
             annulus, _, voltage = self._haadf_of
-            radial = diffuse_factor(grid, annulus, voltage, self.geometry.wavelength)
+            source = self.medium.coherence.source
+            radial = diffuse_factor(grid, annulus, voltage, self.geometry.wavelength, source)
             change = grid.summed([(-times, near[2]), (times, near[3])], radial)
             add_window(self._haadf.diffuse, change, int(corner[1]) + tile, int(corner[0]) + tile)
 

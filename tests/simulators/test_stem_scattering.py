@@ -181,6 +181,21 @@ def test_an_imperfect_source_blurs_in_the_mean_and_repeats_by_frame() -> None:
     moves = np.array([jitter.drawn(3, frame, 1)[0][:2] for frame in range(4000)])
     assert moves.std() * np.sqrt(8 * np.log(2)) == pytest.approx(1e-10, rel=0.05)
     assert np.abs(moves.mean(axis=0)).max() < 4 * moves.std() / np.sqrt(4000)
+    both = Coherence.of(7, 4e-9, 1e-10)
+    assert abs((both.weights * both.points).sum()) < 1e-15
+    moves = np.array([both.drawn(3, frame, 4) for frame in range(300)])
+    assert set(moves[..., 2].ravel()) == {0, 1, 2, 3}
+    rms = np.sqrt((both.weights[:, None] * moves[..., :2] ** 2).sum(axis=1).mean())
+    assert rms * np.sqrt(8 * np.log(2)) == pytest.approx(1e-10, rel=0.02)
+
+
+def test_dark_field_of_a_wide_source_is_that_of_many_points() -> None:
+    wide = world("mos2", source_size=0.09, haadf_inner=60.0)
+    point = world("mos2", haadf_inner=60.0)
+    blurred, sharp, probe = wide.scatterer(), point.scatterer(), point.probe(SHARP)
+    jitter = np.random.default_rng(1).normal(0, 0.09e-9 / np.sqrt(8 * np.log(2)), (3000, 2))
+    mean = np.mean([sharp.haadf(probe, 2e-10 + x, 1e-10 + y) for x, y in jitter])
+    assert blurred.haadf(wide.probe(SHARP), 2e-10, 1e-10) == pytest.approx(mean, rel=0.06)
 
 
 def test_an_atom_that_leaves_is_missed_where_it_was() -> None:

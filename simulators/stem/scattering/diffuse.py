@@ -77,23 +77,34 @@ def cross_section(number: int, rms: float, inner: float, outer: float, voltage: 
     return float(((ring[1:] + ring[:-1]) / 2 * np.diff(angle)).sum()) * 1e-20
 
 
-def diffuse_factor(grid: PotentialGrid, annulus: tuple[float, float], voltage: float, wavelength: float) -> Any:
-    """Return the Fourier transform of an atom in the object, (Z, rms [Å], g [1/Å]) -> probability per pixel."""
+def diffuse_factor(
+    grid: PotentialGrid, annulus: tuple[float, float], voltage: float, wavelength: float, source: float
+) -> Any:
+    """Return the Fourier transform of an atom in the object, (Z, rms [Å], g [1/Å]) -> probability per pixel.
+
+    source: rms radius of the electron source along one axis [m]; a source of some size blurs the object.
+    """
 
     def radial(z: int, rms: float, g: Any) -> Any:
         sigma = cross_section(z, rms * 1e-10, *annulus, voltage, wavelength)
-        return sigma / grid.pixel**2 * np.exp(-2 * np.pi**2 * rms**2 * g**2)
+        return sigma / grid.pixel**2 * np.exp(-2 * np.pi**2 * (rms**2 + (source * 1e10) ** 2) * g**2)
 
     return radial
 
 
 def diffuse_object(
-    made: Cut, grid: PotentialGrid, seed: int, annulus: tuple[float, float], voltage: float, wavelength: float
+    made: Cut,
+    grid: PotentialGrid,
+    seed: int,
+    annulus: tuple[float, float],
+    voltage: float,
+    wavelength: float,
+    source: float,
 ) -> NDArray[np.float32]:
     """Return the probability that an electron at a pixel is scattered into the annulus, (N, N)."""
     depths = zip(*np.unique(made.sequence[0], return_counts=True), strict=True)
     parts = ((float(times), made.atoms(int(index), seed)) for index, times in depths)
-    return grid.summed(parts, diffuse_factor(grid, annulus, voltage, wavelength))
+    return grid.summed(parts, diffuse_factor(grid, annulus, voltage, wavelength, source))
 
 
 @nb.njit(nogil=True, cache=True)
@@ -145,12 +156,14 @@ class Haadf:
     def value(self, scatterer: MultisliceScatterer, probe: SampledProbe, x: float, y: float, frame: int = 0) -> float:
         """Return the share (0 to 1) of the electrons that the detector gets with the probe at x, y [m]."""
         medium = self._medium
+        weights = medium.coherence.weights
+        if self.diffuse is not None:  # the source is in the object already: only the focus is to be averaged over
+            several = range(len(weights)) if medium.coherence.focus.any() else range(1)
+            total = sum(float(weights[i]) * self._object(scatterer, probe, i, x, y) for i in several)
+            return total if len(several) > 1 else total / float(weights[0])
         drawn = medium.coherence.drawn(medium.seed, frame, medium.configurations)
-        total = 0.0
-        for i, (dx, dy, _) in enumerate(drawn):
-            one = self._object if self.diffuse is not None else self._averaged
-            total += float(medium.coherence.weights[i]) * one(scatterer, probe, i, x + dx, y + dy)
-        return total
+        places = ((i, x + dx, y + dy) for i, (dx, dy, _) in enumerate(drawn))
+        return sum(float(weights[i]) * self._averaged(scatterer, probe, i, u, v) for i, u, v in places)
 
     def _object(self, scatterer: MultisliceScatterer, probe: SampledProbe, sample: int, x: float, y: float) -> float:
         wave, y0, x0 = scatterer.incident(probe, sample, x, y)
