@@ -82,11 +82,11 @@ def run(seed: int = 0, seconds: float | None = None, progress: bool = False) -> 
     """Return the figures.
 
     fps_256_1slice, fps_256_4slices, fps_128_1slice [1/s]. frames_per_cpu_second: of one core, which tells less of
-    what else the machine did. agreement_complex64, agreement_complex128: the largest
-    difference from abTEM over the brightest pixel, by sample and in all. x_abtem: our frames, counted, over abTEM's
-    scan of the same slices, the smaller of its eager and its lazy way, medians of ratios within a round.
-    aberration_ms: calculating a new probe. field_60nm: memory [MB].
-    poisson_p_values. deterministic: the same bits with one thread and two. ok: whether all targets are met.
+    what else the machine did. agreement_complex64, agreement_complex128: the largest difference from abTEM over the
+    brightest pixel, by sample and in all. x_abtem: our frames, counted, over abTEM's scan of the same slices, the
+    smaller of its eager and its lazy way, medians of ratios within a round; on a busy machine its sisters per second
+    of processor time tell more. aberration_ms: calculating a new probe. field_60nm: memory [MB]. poisson_p_values.
+    deterministic: the same bits with one thread and two. ok: whether all targets are met.
     """
 
     def say(text: str) -> None:
@@ -100,7 +100,7 @@ def run(seed: int = 0, seconds: float | None = None, progress: bool = False) -> 
     say("frames")
     with _rival(cameras["fps_256_4slices"], found) as rival:
         rounds: dict[str, list[float]] = {name: [] for name in cameras}
-        beside: dict[str, list[tuple[float, float]]] = {"eager": [], "lazy": []}
+        beside: dict[str, list[tuple[float, float, float, float]]] = {"eager": [], "lazy": []}
         turn, began = 0, time.perf_counter()
         while time.perf_counter() - began < budget or turn < 6:
             for name in _turned(list(rounds), turn):
@@ -110,10 +110,11 @@ def run(seed: int = 0, seconds: float | None = None, progress: bool = False) -> 
             for how in beside:  # ours right before and right after theirs
                 if rival is None:
                     break
-                before, theirs = cameras["fps_256_4slices"].rate(0.5), rival(how)
-                after = cameras["fps_256_4slices"].rate(0.5)
+                camera = cameras["fps_256_4slices"]
+                before, theirs, after = camera.rate(0.5), rival(how), camera.rate(0.5)
                 if turn:
-                    beside[how].append((2 / (1 / before + 1 / after), theirs))
+                    busy = sum(camera.per_cpu_second[-2:]) / 2
+                    beside[how].append((2 / (1 / before + 1 / after), theirs[0], busy, theirs[1]))
             turn += 1
     for camera in cameras.values():
         camera.close()
@@ -123,8 +124,9 @@ def run(seed: int = 0, seconds: float | None = None, progress: bool = False) -> 
     found["frames_per_cpu_second"] = {name: median(camera.per_cpu_second) for name, camera in cameras.items()}
     if rival:
         for how, pairs in beside.items():
-            found[f"fps_abtem_{how}"] = median(theirs for _, theirs in pairs)
-            found[f"x_abtem_{how}"] = median(ours / theirs for ours, theirs in pairs)
+            found[f"fps_abtem_{how}"] = median(pair[1] for pair in pairs)
+            found[f"x_abtem_{how}"] = median(pair[0] / pair[1] for pair in pairs)
+            found[f"x_abtem_{how}_per_cpu_second"] = median(pair[2] / pair[3] for pair in pairs)
         found["x_abtem"] = min(found["x_abtem_eager"], found["x_abtem_lazy"])
     say("agreement, noise, memory")
     found |= agreement()
@@ -215,7 +217,7 @@ def _field_memory() -> dict[str, float] | None:
 
 
 @contextmanager
-def _rival(camera: Camera, found: dict[str, Any]) -> Iterator[Callable[[str], float] | None]:
+def _rival(camera: Camera, found: dict[str, Any]) -> Iterator[Callable[[str], tuple[float, float]] | None]:
     """Start abTEM on the slices of `camera`, where PROBELOOP_ABTEM names a Python that has it; else say so."""
     python = os.environ.get("PROBELOOP_ABTEM", "")
     if not python or not RIVAL.is_file():
@@ -239,12 +241,13 @@ def _rival(camera: Camera, found: dict[str, Any]) -> Iterator[Callable[[str], fl
             process.stdin.close()
 
 
-def _ask(process: subprocess.Popen[str], how: str) -> float:
+def _ask(process: subprocess.Popen[str], how: str) -> tuple[float, float]:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{how}\n")
     process.stdin.flush()
-    return float(process.stdout.readline())
+    rate, per_cpu_second = map(float, process.stdout.readline().split())
+    return rate, per_cpu_second
 
 
 def _write_field(camera: Camera, path: Path) -> None:
