@@ -30,11 +30,11 @@ def world(name: str, geometry: Geometry = FINE, tile: int = 256, **scattering: o
 def test_friedel_pairs_part_in_20_nm_of_a_polar_crystal() -> None:
     """A weak object cannot tell up from down; 20 nm of PbTiO3 can, and its discs are where Bragg says."""
     geometry = Geometry(128, 0.5e-3, LAMBDA, 1.6e-3)  # discs apart, window 5 nm
-    middle = np.array([-1.0e-9, 3.2e-9])  # in the domain that points along +y
+    pointing_up, pointing_down = np.array([-1.0e-9, 5.0e-9]), np.array([-6.2e-9, 1.5e-9])
     steps = np.array([(u, v) for u in (0, 1 / 3, 2 / 3) for v in (0, 1 / 3, 2 / 3)]) * C
 
-    def counts(thickness: float, slices: int) -> np.ndarray:
-        made = world("pbtio3", geometry, 256, slices=slices, structure=StructureSettings(thickness=thickness))
+    def counts(thickness: float, slices: int, middle: np.ndarray = pointing_up) -> np.ndarray:
+        made = world("pbtio3", geometry, 384, slices=slices, structure=StructureSettings(thickness=thickness))
         scatterer, probe = made.scatterer(), made.probe(SHARP)
         waves = [scatterer.far_field(probe, *map(float, middle + step)) for step in steps]
         mean = np.sqrt(np.mean([np.abs(w) ** 2 for w in waves], axis=0)).astype(np.complex64)
@@ -51,12 +51,13 @@ def test_friedel_pairs_part_in_20_nm_of_a_polar_crystal() -> None:
 
     def sigmas(pattern: np.ndarray) -> float:
         up, down = pair(pattern)
-        return abs(up - down) / np.sqrt(up + down)
+        return (up - down) / np.sqrt(up + down)
 
     thin, thick = counts(0.39, 1), counts(20.0, 51)
     assert sum(pair(thick)) > 500
-    assert sigmas(thin) < 3
-    assert sigmas(thick) > 5
+    assert abs(sigmas(thin)) < 3
+    assert abs(sigmas(thick)) > 5
+    assert sigmas(counts(20.0, 51, pointing_down)) / sigmas(thick) < -0.5  # it tells up from down
     rings = [np.hypot(k[:, None] - s * bragg, k) < 2.4e-3 for s in (1, -1)]
     up, down = ((thin * ring * k[:, None]).sum() / (thin * ring).sum() for ring in rings)
     assert (up - down) / 2 == pytest.approx(bragg, rel=0.02)

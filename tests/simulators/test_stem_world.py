@@ -43,9 +43,9 @@ def frames(**parameters: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("specimen", ["srtio3", "mos2", "pbtio3", "carbon", "gold", "plasmonic"])
 def test_every_specimen_scans(specimen: str) -> None:
-    structure = {"film": 0.5, "side": 3.0, "gap": 1.0, "radius": 1.0, "thickness": 0.8}
-    if specimen in ("mos2", "gold"):
-        structure["thickness"] = 1.0
+    structure = {"film": 0.5, "side": 3.0, "gap": 1.0, "radius": 1.0}
+    if specimen not in ("mos2", "gold"):
+        structure["thickness"] = 0.8
     made = frames(specimen=specimen, structure=structure)
     assert made.shape == (12, 64, 64)
     assert made.sum(axis=(1, 2)).mean() == pytest.approx(50e-12 * 1e-4 / 1.602e-19, rel=0.1)
@@ -101,6 +101,7 @@ def test_bad_settings_are_refused_with_what_is_allowed(parameters: dict[str, Any
         ({"slices": 40}, {"thickness": 2.0}, r"scattering.slices.*1 <= slices <= 10"),
         ({"slices": 4, "memory": 8}, {"film": 1.0}, r"need 9 MB.*9 <= memory"),
         ({"configurations": 8, "haadf_method": "configurations"}, {}, r"band limit.*haadf_outer <= 41 mrad"),
+        ({}, {"thickness": 3.0}, r"structure.thickness.*mos2 is as thick as one layer"),
         ({"haadf_inner": 20.0}, {}, r"bright-field disc.*20 mrad < haadf_inner"),
     ],
 )
@@ -111,7 +112,7 @@ def test_what_cannot_be_calculated_is_refused_before_it_is(
         raise AssertionError("built")
 
     monkeypatch.setattr("probeloop.simulators.stem.world.transmissions", build)
-    name, tile = ("gold", 520) if "memory" in scattering else ("srtio3", 256)
+    name, tile = ("gold", 520) if "memory" in scattering else ("srtio3" if scattering else "mos2", 256)
     geometry = Geometry(64, 2e-3, wavelength(200e3), 20e-3)
     with pytest.raises(SettingsError, match=match):
         World(name, StructureSettings(**structure), ScatteringSettings(**scattering), geometry, 200e3, tile, 1)

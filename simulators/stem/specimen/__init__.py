@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from probeloop.api import Problem, SettingsError
+
 from .atoms import Atoms, Specimen, check_apart
 from .carbon import carbon
 from .gold import gold
@@ -23,10 +25,16 @@ FAMILIES: dict[str, Callable[[StructureSettings, float, int], Specimen]] = {
     "plasmonic": plasmonic,
     "file": structure_file,
 }
+_OWN_THICKNESS = {"mos2": "one layer", "gold": "its particles and their film", "file": "its structure"}
 
 
 def build(name: str, settings: StructureSettings, width: float, seed: int) -> Specimen:
-    """Return the specimen called `name` in a square of `width` [m]; everything random is drawn from the seed."""
+    """Return the specimen called `name` in a square of `width` [m]; everything random is drawn from the seed.
+
+    Raises SettingsError for what the specimen can't be.
+    """
+    if settings.thickness is not None and name in _OWN_THICKNESS:
+        raise SettingsError([Problem("structure.thickness", f"{name} is as thick as {_OWN_THICKNESS[name]}", "none")])
     return FAMILIES[name](settings, width, seed)
 
 
