@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from probeloop.api import Channel, DriverError, StreamSpec
 
 from .noise import Stream, draw_counts
-from .physics import Geometry, Probe, Scatterer
+from .physics import Geometry
 
 _EDGE = 2 / 3  # of the camera's half width: what lies beyond is cut off by the band limit
 _THERMAL = "thermal diffuse scattering"
@@ -28,7 +28,7 @@ _ELASTIC = "elastic scattering"
 class ThermalDiffuse(Protocol):
     """A scatterer with a model of thermal diffuse scattering."""
 
-    def haadf(self, probe: Probe, x: float, y: float) -> float:
+    def haadf(self, probe: Any, x: float, y: float, frame: int = 0) -> float:
         """Return the share of the electrons that reaches the high-angle detector. x, y: place of the probe [m]."""
         ...
 
@@ -80,18 +80,18 @@ class Annuli:
         )
 
     def take(
-        self, scatterer: Scatterer, probe: Probe, place: tuple[float, float], electrons: float, seconds: float,
+        self, scatterer: Any, probe: Any, place: tuple[float, float], electrons: float, seconds: float,
         stream: Stream, out: NDArray[np.float32],
     ) -> bool:  # fmt: skip
         """Write the counts of every channel into `out` (1,) or (1, k); counters never saturate."""
         thermal = isinstance(scatterer, ThermalDiffuse)
         means = np.zeros(len(self.names), np.float32)
         if set(self.names) != {"haadf"} or not thermal:
-            wave = scatterer.far_field(probe, *place)
+            wave = scatterer.far_field(probe, *place, int(stream[1]))
             intensity = (wave.real**2 + wave.imag**2).ravel()
             means[:] = [intensity[cells].sum() for cells in self._cells]
         if thermal and "haadf" in self.names:
-            means[self.names.index("haadf")] = scatterer.haadf(probe, *place)  # type: ignore[attr-defined]
+            means[self.names.index("haadf")] = scatterer.haadf(probe, *place, int(stream[1]))
         drawn = np.empty_like(means)
         draw_counts(means * np.float32(electrons), *stream, drawn)
         out.reshape(-1)[:] = drawn

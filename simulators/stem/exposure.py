@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import Aberrations, Clock, FrameBuffer, FrameFlag
+from probeloop.api import Aberrations, Clock, DriverError, FrameBuffer, FrameFlag
 
 from .camera import Sensor
 from .dose import DoseMap
 from .noise import Stream, stream_seed, trigger_chance
-from .physics import Geometry, Planes, Probe, Scatterer, make_probe
+from .physics import Geometry, Planes, Scatterer, make_probe
+from .world import World
 
 _BATCH_NS = 2_000_000
 _AGING = 16  # triggers
@@ -61,15 +63,18 @@ def delivered(
 class Exposer:
     """Makes frames. specimen None = vacuum."""
 
-    def __init__(self, geometry: Geometry, specimen: Planes | None, seed: int, threads: int) -> None:
+    def __init__(self, geometry: Geometry, specimen: Planes | World | None, seed: int, threads: int) -> None:
         self.geometry, self.specimen, self.threads = geometry, specimen, threads
         self._seed = stream_seed(seed)
-        self._scatterers = [Scatterer(geometry, specimen) for _ in range(threads)]
+        self._scatterers: list[Any] = [
+            specimen.scatterer() if isinstance(specimen, World) else Scatterer(geometry, specimen)
+            for _ in range(threads)
+        ]
         self._pool = ThreadPoolExecutor(threads, "stem-exposer") if threads > 1 else None
-        self._probes: dict[Aberrations, Probe] = {}
+        self._probes: dict[Aberrations, Any] = {}
 
     @property
-    def scatterer(self) -> Scatterer:
+    def scatterer(self) -> Any:
         """One of its scatterers, to ask what it can do."""
         return self._scatterers[0]
 
@@ -78,12 +83,13 @@ class Exposer:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def probe(self, aberrations: Aberrations) -> Probe:
+    def probe(self, aberrations: Aberrations) -> Any:
         """Return the probe of `aberrations`; the last two are kept."""
         if aberrations not in self._probes:
             while len(self._probes) > 1:
                 self._probes.pop(next(iter(self._probes)))
-            self._probes[aberrations] = make_probe(aberrations, self.geometry)
+            world = self.specimen if isinstance(self.specimen, World) else None
+            self._probes[aberrations] = world.probe(aberrations) if world else make_probe(aberrations, self.geometry)
         return self._probes[aberrations]
 
     def expose(
@@ -101,14 +107,20 @@ class Exposer:
         places (N, 2) (x, y) [m], SPECIMEN. numbers (N,) name the random streams. seconds: of an exposure.
         """
         saturated = np.zeros(len(places), bool)
+        if not math.isfinite(electrons):
+            raise DriverError(
+                f"a dose of {electrons} electrons", "0 <= dose, finite: look at the current and the dwell time"
+            )
         if electrons <= 0 and receiver.blind_is_zero:
             out[:] = 0
             return saturated
         probes = [self.probe(a) for a in aberrations]
 
+        rows = iter(range(len(places)))  # a thread takes the next frame when it is done with one: none waits long
+
         def some(worker: int) -> None:
             scatterer = self._scatterers[worker]
-            for i in range(worker, len(places), self.threads):
+            for i in rows:
                 place, stream = (float(places[i, 0]), float(places[i, 1])), (self._seed, np.uint64(numbers[i]))
                 saturated[i] = receiver.take(scatterer, probes[i], place, electrons, seconds, stream, out[i : i + 1])
 
@@ -125,7 +137,7 @@ class Receiver(Protocol):
     blind_is_zero: bool
 
     def take(
-        self, scatterer: Scatterer, probe: Probe, place: tuple[float, float], electrons: float, seconds: float,
+        self, scatterer: Any, probe: Any, place: tuple[float, float], electrons: float, seconds: float,
         stream: Stream, out: NDArray[Any],
     ) -> bool:  # fmt: skip
         """Write one exposure into `out` (1, ...); return whether it saturated. Any thread.
@@ -147,13 +159,13 @@ class Pattern:
         self._even = np.full((pixels, pixels), (1.0 if flat else 0.0) / pixels, np.complex64)
 
     def take(
-        self, scatterer: Scatterer, probe: Probe, place: tuple[float, float], electrons: float, seconds: float,
+        self, scatterer: Any, probe: Any, place: tuple[float, float], electrons: float, seconds: float,
         stream: Stream, out: NDArray[Any],
     ) -> bool:  # fmt: skip
         """Write one pattern into `out` (1, n, n)."""
         if not self._inserted():
             electrons = 0.0
-        wave = self._even if self._flat or electrons <= 0 else scatterer.far_field(probe, *place)
+        wave = self._even if self._flat or electrons <= 0 else scatterer.far_field(probe, *place, int(stream[1]))
         return self._sensor.record(wave, electrons, seconds, stream, out[0])
 
 

@@ -34,21 +34,18 @@ from probeloop.api import (
     StreamSpec,
     Unblank,
     VirtualClock,
-    interaction,
     wavelength,
 )
 
 from .annular import Annuli, default_annuli
 from .camera import make_sensor, pattern_spec
-from .composition import Bicrystal
 from .damage import Damage
 from .dose import CELL, DoseMap
 from .exposure import Conditions, Exposer, Exposures, Pattern, Receiver, Triggers, delivered
 from .monitor import BeamMonitor
+from .mounted import mount
 from .optics import draw_lens
-from .patches import PatchedPlanes
-from .physics import Geometry, Planes
-from .sample import SampleSettings, atoms, grain_of, projected_potential, transmission
+from .physics import Geometry
 from .scanning import Deflection, map_axes, path_triggers, scan_triggers, settling_first, still_triggers
 from .settings import StemSettings
 from .spectrometer import RANGES, EnergyLoss, Spectrum
@@ -82,25 +79,19 @@ class StemSimulator:
             self._lens.offset = Aberrations(**p.offset)
         angle = rng.uniform(0, 2 * np.pi)
         self._drift = p.drift * np.array([math.cos(angle), math.sin(angle)])
-        self._sample = SampleSettings(thickness=p.crystal * 1e-9, carbon=p.carbon * 1e-9)
-        self._tile = p.tile * p.pixels
-        self.potential = projected_potential(self._sample, self._tile, self.geometry.pixel, p.seed)
-        specimen = Planes.of(transmission(self.potential, interaction(volts)))
-        self._exposer = Exposer(self.geometry, specimen, p.seed, p.threads)
+        self._width = p.tile * p.pixels * self.geometry.pixel
+        self._mounted = mount(p, self.geometry, (volts, self.geometry.convergence, p.spectrometer.collection * 1e-3))
+        self._exposer = Exposer(self.geometry, self._mounted.field, p.seed, p.threads)
         self._vacuum = Exposer(self.geometry, None, p.seed + 1, 1)
-        self._width = self._tile * self.geometry.pixel
         self._walk = RandomWalk([p.seed, 4], (p.drift_walk, p.drift_walk), _WALK_STEP_NS, smooth=True)
         self._deflection = Deflection(p.scan_settling, p.line_jitter, p.seed)
         self._sensor = make_sensor(p.detector, p.camera, p.pixels, self.geometry.angle, p.seed)
         self._annuli = default_annuli(self.geometry) | {k: (a * 1e-3, b * 1e-3) for k, (a, b) in p.annuli.items()}
         self._spectrometer = EnergyLoss(p.spectrometer, volts, p.seed)
-        collection = p.spectrometer.collection * 1e-3
-        self._composition = Bicrystal(self._sample, self._width, volts, self.geometry.convergence, collection)
         self._dose = DoseMap(self._width, self.geometry.wavelength, self.geometry.convergence)
         self._damage: Damage | None = None
         if p.damage != "none":
-            target = PatchedPlanes([self.potential], [specimen], self.geometry.pixel, interaction(volts))
-            sites = atoms(self._sample, self._width, np.random.default_rng([p.seed, 1]))
+            target, sites = self._mounted.target(), self._mounted.sites()
             self._damage = Damage(p.damage, sites, target, self._dose, volts, p.critical_dose, p.seed)
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
@@ -116,7 +107,7 @@ class StemSimulator:
 
     def describe(self) -> InstrumentInfo:
         """Say what the column is and can do."""
-        p, half = self.parameters, 0.4 * self._width
+        p, half = self.parameters, self._mounted.half
         return InstrumentInfo(
             name="stem",
             modality="stem",
@@ -185,6 +176,7 @@ class StemSimulator:
         period = round(command.dwell_time * 1e9)
         first, settled = self._begin(period)
         annuli = Annuli(self.geometry, command.channels, self._annuli) if command.channels else None
+        self._inside(command.region.corners())
         with self._lock:
             triggers = scan_triggers(command, first, self._triggers, self._lines, self._deflection, self._position)
             self._moved(triggers, command.shape[0] * command.frames, command.dwell_time)
@@ -198,6 +190,7 @@ class StemSimulator:
         period = round(command.dwell_time * 1e9)
         if not command.positions:
             raise DriverError("a path without a place", "at least one position")
+        self._inside(np.asarray(command.positions))
         first, settled = self._begin(period)
         with self._lock:
             triggers = path_triggers(command, first, self._triggers, self._lines, self._deflection, self._position)
@@ -275,7 +268,7 @@ class StemSimulator:
             self._spectra += 1
             self._position = command.position
         radius = self._dose.footprint(self._lens.at(first))
-        receiver = Spectrum(self._spectrometer, self._composition, kind.n, radius)
+        receiver = Spectrum(self._spectrometer, self._mounted.composition, kind.n, radius)
         exposures = Exposures(
             triggers, np.zeros(1, np.int64), period, self._exposer, receiver, self._conditions(period)
         )
@@ -285,20 +278,20 @@ class StemSimulator:
         """Return what no real column tells, for scoring alone.
 
         aberrations: now. offset, response: of the lens. drift: (vx, vy) [m/s]. potential: [V m], pixel size
-        potential_pixel [m]. dose_map: [e/m²] in cells of dose_cell [m]. grain(x, y): 0 or 1 at places [m].
-        composition: see composition.py. And what the camera (camera.py) and the damage (damage.py) tell.
+        potential_pixel [m]. dose_map: [e/m²] in cells of dose_cell [m]. grain(x, y): 0 or 1 at places [m]. What else
+        there is depends on the specimen. composition: see composition.py. And what the camera (camera.py) and the
+        damage (damage.py) tell.
         """
         return {
             "aberrations": self._lens.at(self.clock.now_ns()),
             "offset": self._lens.offset,
             "response": self._lens.response.copy(),
             "drift": self._drift.copy(),
-            "potential": self.potential,
             "potential_pixel": self.geometry.pixel,
             "dose_map": self._dose.density,
             "dose_cell": CELL,
-            "grain": lambda x, y: grain_of(x, y, self._width, self._sample.boundary),
-            "composition": self._composition,
+            "composition": self._mounted.composition,
+            **self._mounted.truth(),
             **self._sensor.truth(),
             **(self._damage.truth() if self._damage else {}),
         }
@@ -321,6 +314,14 @@ class StemSimulator:
         made = exposures.frames(self.clock, self._cancelled)
         on_host = round(exposures.period_ns / (self.clock.pace or 1.0))
         return Acquisition(spec.name, spec, made, settled, on_host, self.read_back())
+
+    def _inside(self, places: NDArray[np.float64]) -> None:
+        """Raise DriverError where places (N, 2) [m] are not on a specimen that ends."""
+        edge, most = self._mounted.edge, float(np.abs(places).max())
+        if most > edge * (1 + 1e-9):
+            raise DriverError(
+                f"the scan leaves the specimen: {most * 1e9:.3g} nm", f"|x|, |y| <= {edge * 1e9:.3g} nm"
+            )
 
     def _moved(self, triggers: Triggers, lines: int, dwell: float) -> None:
         """Note that a scan was begun; the lock is held."""

@@ -186,11 +186,12 @@ class Scatterer:
         self._wave = np.empty((n, n), np.complex64)
         self._re, self._im = np.empty((n, n), np.float32), np.empty((n, n), np.float32)
 
-    def far_field(self, probe: Probe, x: float, y: float) -> Complex:
+    def far_field(self, probe: Probe, x: float, y: float, frame: int = 0) -> Complex:
         """Return the amplitude on the camera, (n, n) in FFT order, its square summing to about 1.
 
         x, y: place of the probe [m]. A probe larger than the camera's field is put on the nearest pixel (8 pm), a
-        smaller one exactly. Without a specimen (vacuum) the amplitude is the aperture's.
+        smaller one exactly. Without a specimen (vacuum) the amplitude is the aperture's. frame: not used, nothing
+        is random here.
         """
         geometry, n = self._geometry, self._geometry.pixels
         tile = self._specimen.re.shape[0] if self._specimen else n

@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from probeloop.api import Settings, quantity
+from probeloop.api import Aberrations, Settings, quantity
 
 from .camera import CameraSettings, Detector
 from .damage import DamageKind
+from .scattering.settings import ScatteringSettings
+from .specimen.settings import SpecimenName, StructureSettings
 from .spectrometer import SpectrometerSettings
 
 Drill = Literal["none", "high_current", "stuck_sensor", "missing_sensor", "silent_camera"]
@@ -26,6 +28,8 @@ class StemSettings(Settings):
     double_frames: numbers of triggers since the start whose frame is lost or comes twice. settling_frames: the
     camera runs on while a lens settles. threads: for the physics; the bits are the same with any number. drill: a
     fault that the column has when its clock, which runs while it scans, has reached drill_after.
+    specimen: the bicrystal (`crystal` and `carbon` are its own), or another one: see `structure`, and `scattering`
+    for its slices.
     knobs: those of the first orders, or of C23, C32 and C34 too. corrector_drift: rms by which C10 walks in a minute,
     higher orders with it. corrector_noise: rms error of a turn, in parts of it. drift_walk: rms by which the specimen
     walks in a second, besides its linear drift. line_jitter: rms displacement of a line. scan_settling: time constant
@@ -70,11 +74,23 @@ class StemSettings(Settings):
     spectrometer: SpectrometerSettings = SpectrometerSettings()
     damage: DamageKind = "none"
     critical_dose: Annotated[float, quantity("e/m^2", gt=0, le=1e30)] = 1e24
+    specimen: SpecimenName = "bicrystal"
+    structure: StructureSettings = StructureSettings()
+    scattering: ScatteringSettings = ScatteringSettings()
 
     def problems(self) -> Iterable[str]:
         """Yield what the camera can't hold."""
-        if self.pixel_angle * self.pixels / 3 < self.convergence:
-            yield "the bright-field disc is larger than the camera: raise pixel_angle or pixels"
+        limit = self.pixel_angle * self.pixels / 3
+        if limit < self.convergence:
+            yield (
+                "the bright-field disc is larger than the camera's band limit: raise pixel_angle or pixels, "
+                f"or 1 mrad < convergence <= {limit:.3g} mrad"
+            )
+        unknown = sorted(set(self.offset) - set(Aberrations.__struct_fields__))
+        if unknown:
+            yield f"offset: no aberration is named {', '.join(unknown)}; {', '.join(Aberrations.__struct_fields__)}"
+        if self.specimen == "bicrystal" and self.scattering != ScatteringSettings():
+            yield "the bicrystal is one perfect slice: scattering needs another specimen"
         twice = set(self.drop_frames) & set(self.double_frames)
         if twice:
             yield f"frames {sorted(twice)} can't be both dropped and doubled"

@@ -1,5 +1,8 @@
 """Types of the one door for drop-ins; written by tests/house/api_stub.py."""
 
+from .compute.backend import (
+    array_module as array_module,
+)
 from .compute.detector import (
     DetectorGeometry as DetectorGeometry,
     detector_to_scan as detector_to_scan,
@@ -12,6 +15,7 @@ from .data.aberrations import (
     Aberrations as Aberrations,
     blur_radius as blur_radius,
     chi as chi,
+    from_polar as from_polar,
     interaction as interaction,
     strehl as strehl,
     wavelength as wavelength,

@@ -97,10 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", "measure")
     bench.add_argument(
         "name",
-        help="what to measure: loop (a drop-in's own), bus (the transport), detectors (sums over frames), load (a "
-        "whole rig under a camera that waits for nobody) or chaos (faults in running rigs)",
+        help="what to measure: loop (a drop-in's own), simulator (a simulator's speed and truth), bus (the "
+        "transport), detectors (sums over frames), load (a whole rig under a camera that waits for nobody) or chaos "
+        "(faults in running rigs)",
     )
-    bench.add_argument("--what", default="autofocus", help="for loop: which drop-in (default: autofocus)")
+    bench.add_argument("--what", help="for loop and simulator: which drop-in (default: autofocus, stem)")
     bench.add_argument("--seeds", type=int, default=20, help="how many seeds (default: 20)")
     bench.add_argument("--seed", type=int, default=0, help="the first seed")
     bench.add_argument("--seconds", type=float, help="about how long (default: the bench's own) [s]")

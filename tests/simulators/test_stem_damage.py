@@ -129,9 +129,9 @@ def test_later_frames_show_the_damage_and_off_means_off() -> None:
 
 def test_the_patches_are_what_building_it_anew_would_give() -> None:
     stem = StemSimulator(StemSettings(**SMALL, damage="both", critical_dose=1e26))
-    before = stem.potential.astype(np.float64)
+    before = stem._mounted._potential.astype(np.float64)
     frames(stem)
-    after, displaced = stem.potential, stem.truth()["displaced"]["C"]
+    after, displaced = stem._mounted._potential, stem.truth()["displaced"]["C"]
     assert displaced > 0
     lost = (before - after).sum() * stem.geometry.pixel**2
     one = 2.5 * 47.8776e-30  # [V m³], from f(0) of carbon

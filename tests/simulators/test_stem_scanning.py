@@ -170,7 +170,7 @@ def test_a_detector_that_is_not_there_or_too_wide_is_refused() -> None:
 
 def test_a_thermal_diffuse_channel_takes_the_place_of_the_elastic_one() -> None:
     class Warm(Scatterer):
-        def haadf(self, probe: Any, x: float, y: float) -> float:
+        def haadf(self, probe: Any, x: float, y: float, frame: int = 0) -> float:
             return 0.02 + x
 
     geometry = Geometry(32, 8e-3, wavelength(200e3), 25e-3)

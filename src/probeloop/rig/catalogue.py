@@ -83,6 +83,10 @@ class {cls}(JoinTransform):
         first, second = (np.abs(block.data).reshape(block.count, -1).mean(axis=1) for block in blocks)
         return {{"value": (self.parameters.weight * second - first).astype(np.float32)}}
 '''
+_MEASURED = {
+    "loop": "autofocus",
+    "simulator": "stem",
+}  # benches that drop-ins bring, and the drop-in meant by default
 _TEMPLATES = {"frames": _TEMPLATE, "join": _JOIN_TEMPLATE}
 
 
@@ -139,16 +143,18 @@ def check(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Run the bench that a drop-in offers, print its figures; exit code 1 when it says it did not pass."""
-    if options.name != "loop":
+    if options.name not in _MEASURED:
         raise ProbeloopError(
             f"no bench {options.name!r} in this version",
-            "loop, bus, detectors, load or chaos: probeloop bench loop --what autofocus",
+            f"{', '.join(_MEASURED)}, bus, detectors, load or chaos: probeloop bench loop --what autofocus",
         )
-    made = load_commands(options.what)
+    what = options.what or _MEASURED[options.name]
+    made = load_commands(what)
     run: Any = getattr(made, "bench", None)
     if run is None:
-        raise DropInError(f"{options.what!r} offers no bench", "its commands.py needs a function bench(options)")
-    figures = run({"seeds": options.seeds, "seed": options.seed, "progress": not options.json})
+        raise DropInError(f"{what!r} offers no bench", "its commands.py needs a function bench(options)")
+    named = {"seeds": options.seeds, "seed": options.seed, "seconds": options.seconds}
+    figures = run({**named, "progress": not options.json})
 
     emit_json(figures)
     return 0 if figures.get("ok", True) else 1
