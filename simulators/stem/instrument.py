@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -264,7 +265,23 @@ class StemSimulator:
         period = spec.exposure_ns
         made = frames(triggers, rows, period, exposer, conditions, self.clock, self._cancelled, self._silent_ns)
         on_host = round(period / (self.clock.pace or 1.0))
-        return Acquisition("camera", spec, made, settled, on_host, self.read_back())
+        truth = partial(self._truth_of, triggers, conditions, exposer)
+        return Acquisition("camera", spec, made, settled, on_host, self.read_back(), truth)
+
+    def _truth_of(self, triggers: Triggers, conditions: Conditions, exposer: Exposer) -> dict[str, Any]:
+        """Return what was true of every trigger, see `Simulator`; settled aberrations are one row."""
+        time_ns = triggers.time_ns
+        drift = conditions.drift(time_ns)
+        moving = time_ns < conditions.settled_ns()
+        steady = conditions.aberrations(int(time_ns[-1])).as_dict()
+        states = [steady]
+        if moving.any():
+            at = conditions.aberrations
+            states = [at(int(t)).as_dict() if m else steady for t, m in zip(time_ns, moving, strict=True)]
+        seen = {name: np.array([state.get(name, 0.0) for state in states]) for state in states for name in state}
+        made = {"time_ns": time_ns, "scan_index": triggers.scan_index, "drift": drift, **seen}
+        made["electrons"] = np.array([self._current * self._dwell / _ELECTRON])
+        return made | ({} if exposer.specimen is None else {"position": triggers.position - drift})
 
     def _begin(self, period: int) -> tuple[int, int]:
         """Start an acquisition: the time of its first trigger, and when the lens is settled [ns]."""
