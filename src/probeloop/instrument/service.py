@@ -150,8 +150,9 @@ def run_instrument(
     """Serve an instrument on the bus until `stop` is set or a Shutdown comes; safe at the end, and closed.
 
     limits: the driver's own, narrowed by the rig (`data.limits.tightened`). ready: called when requests are
-    answered. keep: takes what a simulator says is true, by name: "start", the number of a generation, "end". Arms itself at the start if the proof test of the STOP path passes and no alarm stands; else it stays
-    stopped, and says why. Raises ContractError for a driver that lacks a method it declares.
+    answered. keep: takes what a simulator says is true, by name: "start", the number of a generation, "end". Arms
+    itself at the start if the proof test of the STOP path passes and no alarm stands; else it stays stopped, and says
+    why. Raises ContractError for a driver that lacks a method it declares.
     """
     faults = missing_verbs(instrument)
     if faults:

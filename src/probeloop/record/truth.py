@@ -1,4 +1,4 @@
-"""What a simulator alone knows, beside the record: SESSION/truth/, written by the instrument's process, read to score.
+"""What a simulator alone knows, beside the record: SESSION/truth/, written by the instrument's process.
 
 start, end: all that `truth()` said then; of `end` only what differs from `start`. GENERATION: what was true of each
 of its frames. Each is NAME.json for plain values and NAME.npz for arrays, written to a side and moved into place.
@@ -44,7 +44,8 @@ def write_values(folder: Path, name: str, values: Mapping[str, Any]) -> None:
     if arrays:
         partial = folder / f"{name}.npz.partial"
         with partial.open("wb") as file:
-            np.savez(file, **{_key(key): array for key, array in arrays.items()})
+            save: Any = np.savez  # its typed keywords are its own options
+            save(file, **{_key(key): array for key, array in arrays.items()})
         os.replace(partial, folder / f"{name}.npz")
     partial = folder / f"{name}.json.partial"
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(plain)))
@@ -141,7 +142,9 @@ class SessionTruth:
                 with np.load(arrays, allow_pickle=False) as kept:
                     made |= {key.removesuffix("."): kept[key] for key in kept.files}
         except (OSError, ValueError, EOFError, KeyError, msgspec.MsgspecError) as error:
-            raise RecordError(f"{plain.with_suffix('')} can't be read: {error}", "its disk was full or failed") from None
+            raise RecordError(
+                f"{plain.with_suffix('')} can't be read: {error}", "its disk was full or failed"
+            ) from None
         return made
 
     @property
