@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from queue import SimpleQueue
@@ -139,9 +140,9 @@ class SessionTruth:
             if plain.exists():
                 made |= msgspec.json.decode(plain.read_bytes(), type=dict[str, Any])
             if arrays.exists():
-                with np.load(arrays, allow_pickle=False) as kept:
+                with arrays.open("rb") as file, np.load(file, allow_pickle=False) as kept:
                     made |= {key.removesuffix("."): kept[key] for key in kept.files}
-        except (OSError, ValueError, EOFError, KeyError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
             raise RecordError(
                 f"{plain.with_suffix('')} can't be read: {error}", "its disk was full or failed"
             ) from None
