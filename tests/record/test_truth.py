@@ -15,7 +15,8 @@ from probeloop.record.truth import SessionTruth, TruthWriter, write_values
 def test_arrays_and_plain_values_come_back_and_functions_are_named(tmp_path: Path) -> None:
     field = np.arange(6, dtype=np.complex64).reshape(2, 3)
     said = {
-        "field": field, "file": np.ones(2), "aberrations": Aberrations(C10=2e-9), "cell": 0.25e-9, "words": ("a", "b"),
+        "field": field, "file": np.ones(2), "aberrations": Aberrations(C10=2e-9), "cell": 2.5e-10,
+        "words": ("a", "b"),
         "nested": {"scale": np.array([1.5, 2.0]), "step": np.float32(0.5)}, "unknown": float("nan"),
         "grain": lambda x, y: 0, "thing": object(), "odd": np.array([object()]),
     }  # fmt: skip

@@ -156,8 +156,11 @@ drift = "1e-9 m/s"
 pace = 100
 [[plan]]
 use = "overview"
-parameters = { region = { centre_x = 0.0, centre_y = 0.0, width = 1e-9, height = 1e-9 }, shape = [12, 16], dwell_time = "1 ms" }
 times = 2
+[plan.parameters]
+region = { centre_x = 0.0, centre_y = 0.0, width = 1e-9, height = 1e-9 }
+shape = [12, 16]
+dwell_time = "1 ms"
 """
 
 
