@@ -141,5 +141,6 @@ def integrate(
     if high_pass > 0:
         wanted *= 1.0 - np.exp(-square * high_pass**2)
     whole: NDArray[np.float64] = scipy.fft.irfft2(wanted, s=mirrored_x.shape, workers=1)
-    made = whole[:ny, :nx]
-    return made - made.mean()
+    made: NDArray[np.float64] = whole[:ny, :nx]
+    made -= made.mean()
+    return made
