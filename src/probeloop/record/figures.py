@@ -18,13 +18,17 @@ PHASE = "rad of phase"  # an angle that is no direction: never in mrad
 _INK, _FAINT, _ACCENT = "#1d2430", "#8a93a3", "#c8433a"
 
 
-def number(value: float, units: str) -> str:
-    """Write a value for an axis: 3 digits, a prefix where the unit takes one; PHASE stays in rad."""
+def number(value: float, units: str, span: float = 0.0) -> str:
+    """Write a value for an axis: 3 digits and a prefix; more digits where `span` is small beside it.
+
+    PHASE stays in rad.
+    """
     if units == PHASE:
         return f"{value:.3g} rad"
     if units == "1/m":
         return f"{value * 1e-9:.3g} /nm"
-    return html.escape(display(value, units, 3))
+    more = math.floor(math.log10(abs(value) / span)) if span > 0 and value else 0
+    return html.escape(display(value, units, 3 + min(6, max(0, more))))
 
 
 def picture(
@@ -116,7 +120,9 @@ def _colour_bar(x: int, height: int, low: float, high: float, units: str, name: 
     middle = (low + high) / 2
     shown = ((high, 9.0), (middle, height / 2 + 4), (low, height - 1.0))
     labels = [(0.0 if abs(v) < 1e-3 * (high - low) else v, y) for v, y in shown if height > 90 or v != middle]
-    text = "".join(f'<text x="{x + 18}" y="{y:.1f}" fill="{_INK}">{number(v, units)}</text>' for v, y in labels)
+    text = "".join(
+        f'<text x="{x + 18}" y="{y:.1f}" fill="{_INK}">{number(v, units, high - low)}</text>' for v, y in labels
+    )
     return f'<image href="{url}" x="{x}" width="12" height="{height}" preserveAspectRatio="none"/>{text}'
 
 

@@ -170,10 +170,11 @@ def _result(name: str, found: Sequence[tuple[float, float, float]], scan: Record
     if not x.scale or not y.scale:
         return ""
     values = np.full((y.size, x.size), np.nan)
+    wide = min(y.size, x.size) // 128  # a single pixel of a fine map could not be seen
     for px, py, value in found:
         column, row = round((px - x.offset) / x.scale), round((py - y.offset) / y.scale)
         if 0 <= row < y.size and 0 <= column < x.size:
-            values[row, column] = value
+            values[max(0, row - wide) : row + wide + 1, max(0, column - wide) : column + wide + 1] = value
     valid = int(np.isfinite([value for _, _, value in found]).sum())
     note = f"{valid} valid of {len(found)} observations"
     return picture(values, f"{name} where it was measured", "", pixel_of(scan), note=note)

@@ -66,10 +66,7 @@ def _simulator(folder: Path) -> Instrument:
     found = discover.find(use, "Instrument", rig.folders)
     if found.kind != "Simulator":
         raise SourceError(f"{use!r} is no simulator: what was measured can't be measured again", "rerun a simulation")
-    settings = getattr(discover.load(found), "Parameters", None)
-    if "pace" in getattr(settings, "__struct_fields__", ()):
-        parameters["pace"] = None
-    return discover.load_instrument(use, parameters, rig.folders, spelled=True)
+    return discover.load_instrument(use, parameters, rig.folders, spelled=True, unpaced=True)
 
 
 @dataclass

@@ -168,14 +168,14 @@ def make_environment(
     simulator's truth without its functions. Raises DropInError without the extra `rl`, SettingsError for what the
     instrument can't do.
     """
-    from ..discover import installed, load_simulator
+    from ..discover import installed, load_instrument
 
     if not installed("gymnasium"):
         raise DropInError("the extra 'rl' is not installed", 'pip install "probeloop[rl]"')
 
     def named(seed: int) -> Instrument:
-        made: Instrument = load_simulator(str(simulator), {"pace": None, **(parameters or {}), "seed": seed})
-        return made
+        given = {**(parameters or {}), "seed": seed}
+        return load_instrument(str(simulator), given, kind="Simulator", unpaced=True)
 
     make = named if isinstance(simulator, str) else simulator
     from .gymnasium_environment import SimulatorEnvironment
