@@ -13,7 +13,7 @@ from record_blocks import block_of, frames_spec, map_spec
 from probeloop.data import control
 from probeloop.data.aberrations import Aberrations, strehl, wavelength
 from probeloop.data.calibration import Calibration
-from probeloop.data.commands import SetAberrations
+from probeloop.data.commands import BEPS, AcquireSpectrum, SetAberrations
 from probeloop.record.score import agreement, score_session
 from probeloop.record.session import SessionWriter
 from probeloop.record.truth import write_values
@@ -146,6 +146,26 @@ def test_what_scalarizers_said_of_single_measurements(tmp_path: Path) -> None:
     assert made["loop_area"]["slope"] == pytest.approx(2.0)
     assert made["loop_area"]["values"] == 5
     assert made["broken"] == {"name": "broken", "values": 6, "bad": 3, "bad_rejected": 1, "good_rejected": 0}
+
+
+def test_a_list_of_spectra_is_joined_in_the_order_of_their_measurements(tmp_path: Path) -> None:
+    def measured(number: int) -> control.Generation:
+        command = AcquireSpectrum((0.0, 0.0), BEPS())
+        return control.Generation(id=number, command_id=number, topic="spectrum", scan=command, time_ns=number)
+
+    told = [{"position": [0, 0], "value": 3.0 * i, "valid": i != 2, "generation": 20 + i} for i in range(5)]
+    step = control.Observed(
+        step=1, kind="observe", time_ns=99, value={"step": {"scalarizer": "loop_area"}, "value": told}
+    )
+    known = [{"number": i, "broken": "jump" if i == 2 else "", "area": float(i), "place": [0, 0]} for i in range(5)]
+    events = [*(measured(20 + i) for i in range(5)), step]
+    folder = session(tmp_path, events, seen(), {"spectra": known})
+    made = {score["name"]: score for score in score_session(folder)["observations"]}
+    assert made["loop_area"]["slope"] == pytest.approx(3.0)
+    assert (made["broken"]["bad"], made["broken"]["bad_rejected"], made["broken"]["good_rejected"]) == (1, 1, 0)
+    write_values(folder / "truth", "start", {"spectra": known[:3]})
+    missed = score_session(folder)["not_scored"]
+    assert missed["spectra"] == "3 of them are known, 5 were measured"
 
 
 def test_a_dry_run_turns_nothing(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def score_session(folder: Path | str) -> Score:
     missed: dict[str, str] = {}
     whole = truth.end
     generations = {number: truth.values(number) for number in truth.generations}
+    _take_spectra(events, generations, whole, missed)
     records: dict[int, list[RecordedTopic]] = {}
     for topic in session.topics():
         if topic.is_scan:
@@ -252,7 +253,8 @@ def _of_calibrations(whole: Values, known: dict[str, Calibration]) -> Score:
 def _observations(events: Iterable[Event], generations: dict[int, Values]) -> list[Score]:
     """Return how scalarizers' values and their word on validity agree with truths of single measurements.
 
-    A truth called like the scalarizer is its value; `broken` (or `valid`) says whether a spectrum can be trusted.
+    A truth called like the scalarizer, or like the end of its name (area of loop_area), is its value; `broken` (or
+    `valid`) says whether a spectrum can be trusted.
     """
     values: dict[str, list[tuple[float, float]]] = {}
     verdicts: dict[str, list[tuple[bool, bool]]] = {}
@@ -265,9 +267,10 @@ def _observations(events: Iterable[Event], generations: dict[int, Values]) -> li
             if not isinstance(each, dict):
                 continue
             truth = generations.get(int(each.get("generation", 0) or 0), {})
+            key = next((k for k in truth if name == k or name.endswith("_" + k)), name)
             valid = bool(each.get("valid", True))
-            if len(np.atleast_1d(truth.get(name, ()))) == 1 and valid:
-                pair = float(each.get("value", np.nan)), float(np.ravel(truth[name])[0])
+            if np.size(truth.get(key, ())) == 1 and valid:
+                pair = float(each.get("value", np.nan)), float(np.ravel(truth[key])[0])
                 values.setdefault(name, []).append(pair)
             for word, sense in (("broken", False), ("valid", True)):
                 if word in truth and np.size(truth[word]) == 1:
@@ -281,6 +284,24 @@ def _observations(events: Iterable[Event], generations: dict[int, Values]) -> li
         made.append({"name": word, "values": len(said), "bad": bad, "bad_rejected": caught,
                      "good_rejected": rejected - caught})  # fmt: skip
     return made
+
+
+def _take_spectra(
+    events: Iterable[Event], generations: dict[int, Values], whole: Values, missed: dict[str, str]
+) -> None:
+    """Give each measured spectrum its entry of the truth `spectra`, a list in the order of the measurements."""
+    entries = whole.pop("spectra", None)
+    if not isinstance(entries, list):
+        return
+    began = [e.id for e in events if isinstance(e, Generation) and type(e.scan).__name__ == "AcquireSpectrum"]
+    if len(began) != len(entries):
+        missed["spectra"] = f"{len(entries)} of them are known, {len(began)} were measured"
+        return
+    for number, entry in zip(began, entries, strict=True):
+        told = {k: np.array([v]) for k, v in entry.items() if isinstance(v, int | float)}
+        if "broken" in entry:
+            told["broken"] = np.array([bool(entry["broken"])])
+        generations[number] = told | generations.get(number, {})
 
 
 def _calibrations(folder: Path) -> dict[str, Calibration]:
