@@ -274,11 +274,12 @@ class StemSimulator:
         drift = conditions.drift(time_ns)
         moving = time_ns < conditions.settled_ns()
         steady = conditions.aberrations(int(time_ns[-1])).as_dict()
-        states = [steady]
-        if moving.any():
-            at = conditions.aberrations
-            states = [at(int(t)).as_dict() if m else steady for t, m in zip(time_ns, moving, strict=True)]
-        seen = {name: np.array([state.get(name, 0.0) for state in states]) for state in states for name in state}
+        states = {int(i): conditions.aberrations(int(time_ns[i])).as_dict() for i in np.flatnonzero(moving)}
+        seen = {}
+        for name in {*steady, *(name for state in states.values() for name in state)}:
+            seen[name] = np.full(len(time_ns) if states else 1, steady.get(name, 0.0))
+            for i, state in states.items():
+                seen[name][i] = state.get(name, 0.0)
         made = {"time_ns": time_ns, "scan_index": triggers.scan_index, "drift": drift, **seen}
         made["electrons"] = np.array([self._current * self._dwell / _ELECTRON])
         return made | ({} if exposer.specimen is None else {"position": triggers.position - drift})
