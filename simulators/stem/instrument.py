@@ -41,6 +41,7 @@ from .optics import KNOBS, draw_lens
 from .physics import Geometry, Planes
 from .sample import SampleSettings, grain_of, projected_potential, transmission
 from .settings import StemSettings
+from .truth import truth_of
 
 _ELECTRON = 1.602176634e-19
 _DOSE_CELL = 0.25e-9
@@ -265,24 +266,9 @@ class StemSimulator:
         period = spec.exposure_ns
         made = frames(triggers, rows, period, exposer, conditions, self.clock, self._cancelled, self._silent_ns)
         on_host = round(period / (self.clock.pace or 1.0))
-        truth = partial(self._truth_of, triggers, conditions, exposer)
+        electrons, vacuum = self._current * self._dwell / _ELECTRON, exposer.specimen is None
+        truth = partial(truth_of, triggers, conditions, electrons, vacuum=vacuum)
         return Acquisition("camera", spec, made, settled, on_host, self.read_back(), truth)
-
-    def _truth_of(self, triggers: Triggers, conditions: Conditions, exposer: Exposer) -> dict[str, Any]:
-        """Return what was true of every trigger, see `Simulator`; settled aberrations are one row."""
-        time_ns = triggers.time_ns
-        drift = conditions.drift(time_ns)
-        moving = time_ns < conditions.settled_ns()
-        steady = conditions.aberrations(int(time_ns[-1])).as_dict()
-        states = {int(i): conditions.aberrations(int(time_ns[i])).as_dict() for i in np.flatnonzero(moving)}
-        seen = {}
-        for name in {*steady, *(name for state in states.values() for name in state)}:
-            seen[name] = np.full(len(time_ns) if states else 1, steady.get(name, 0.0))
-            for i, state in states.items():
-                seen[name][i] = state.get(name, 0.0)
-        made = {"time_ns": time_ns, "scan_index": triggers.scan_index, "drift": drift, **seen}
-        made["electrons"] = np.array([self._current * self._dwell / _ELECTRON])
-        return made | ({} if exposer.specimen is None else {"position": triggers.position - drift})
 
     def _begin(self, period: int) -> tuple[int, int]:
         """Start an acquisition: the time of its first trigger, and when the lens is settled [ns]."""
