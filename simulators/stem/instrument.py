@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
@@ -49,6 +50,7 @@ from .physics import Geometry
 from .scanning import Deflection, map_axes, path_triggers, scan_triggers, settling_first, still_triggers
 from .settings import StemSettings
 from .spectrometer import RANGES, EnergyLoss, Spectrum
+from .truth import truth_of
 from .walk import RandomWalk
 
 _ELECTRON = 1.602176634e-19
@@ -313,7 +315,9 @@ class StemSimulator:
     def _acquisition(self, spec: StreamSpec, exposures: Exposures, settled: int) -> Acquisition:
         made = exposures.frames(self.clock, self._cancelled)
         on_host = round(exposures.period_ns / (self.clock.pace or 1.0))
-        return Acquisition(spec.name, spec, made, settled, on_host, self.read_back())
+        sent = self._current * exposures.period_ns * 1e-9 / _ELECTRON
+        truth = partial(truth_of, exposures.triggers, exposures.conditions, sent)
+        return Acquisition(spec.name, spec, made, settled, on_host, self.read_back(), truth)
 
     def _inside(self, places: NDArray[np.float64]) -> None:
         """Raise DriverError where places (N, 2) [m] are not on a specimen that ends."""

@@ -20,6 +20,8 @@ _EXAMPLES = {
     "new": "probeloop new plugin my_filter",
     "check": "probeloop check plugins/annular_detector.py",
     "replay": "probeloop replay sessions/2026-03-01_120000_stem",
+    "rerun": "probeloop rerun sessions/2026-03-01_120000_stem --json",
+    "score": "probeloop score sessions/2026-03-01_120000_stem --json",
     "bench": "probeloop bench loop --what autofocus --seeds 20 --json\n  "
     "probeloop bench bus --seconds 40\n  probeloop bench detectors --json\n  "
     "probeloop bench load --rate 1000 --seconds 60\n  probeloop bench chaos --minutes 5 --seed 1",
@@ -60,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--headless", action="store_true", help="no window; a report.html instead")
         each.add_argument("--seconds", type=float, help="end after this long [s]")
         each.add_argument("--json", action="store_true", help="print the summary as JSON")
+    for name, text in (
+        ("rerun", "run a session's commands again on its simulator, and compare every frame"),
+        ("score", "hold a simulated session against the truth of its simulator"),
+    ):
+        each = add(name, text)
+        each.add_argument("session", help="folder of the session")
+        each.add_argument("--json", action="store_true", help="print as JSON")
     gui = add("gui", "open the window of a rig that runs")
     stop = add("stop", "STOP: the instrument goes to its safe state, every queue is flushed")
     for each in (gui, stop):
@@ -176,6 +185,14 @@ def _dispatch(options: argparse.Namespace) -> int:
             from .rig.run import run
 
             return run(options)
+        case "rerun":
+            from .rig.rerun import rerun
+
+            return rerun(options)
+        case "score":
+            from .rig.score import score
+
+            return score(options)
         case "stop":
             from .rig.client import stop
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import platformdirs
 
@@ -156,14 +156,19 @@ def load_instrument(
     *,
     kind: str = "Instrument",
     spelled: bool = False,
+    unpaced: bool = False,
 ) -> Instrument:
     """Make the driver or simulator called `name`, in this process.
 
-    spelled: the parameters come from a file, where a number in a display unit carries it ("5 nm").
+    spelled: the parameters come from a file, where a number in a display unit carries it ("5 nm"). unpaced: whatever
+    they say, as fast as possible where it has a `pace`.
     Raises DropInError, or SettingsError with every fault in the parameters.
     """
     cls = load_class(name, kind, folders)
     settings: type[Settings] = getattr(cls, "Parameters", Settings)
+    if unpaced and "pace" in settings.__struct_fields__:
+        optional = type(None) in get_args(get_type_hints(settings, include_extras=True)["pace"])
+        parameters = {**parameters, "pace": None if optional else "unlimited"}
     made = cls(convert(settings, parameters, name, spelled=spelled))
     if not isinstance(made, Instrument):
         lacking = [verb for verb in ("clock", *sorted(_VERBS)) if not hasattr(made, verb)]

@@ -137,3 +137,32 @@ def test_require_driver_raises_with_all_of_it() -> None:
 def test_a_simulator_must_repeat_itself_and_know_the_truth() -> None:
     assert "truth() is missing" in check_simulator(bad.NoTruth)[0]
     assert "two instruments of one seed give different frames" in check_simulator(bad.NotTheSame)
+
+
+def test_a_good_simulator_passes() -> None:
+    assert check_simulator(bad.Simulated) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("TellsTruthInChannel", "read_back() 'true_defocus': the truth goes to truth() alone"),
+        ("TruthIsMeasured", "its frames are the truth of corner itself"),
+        ("TruthOfOthers", "its truth knows nothing of 4"),
+        ("TruthOfOthers", "its truth of odd has 7 rows: 1 or 45"),
+        ("TruthWithoutTime", "its truth has no time_ns"),
+        ("AskingDisturbs", "or on whether somebody asks for the truth"),
+        ("BackDoor", "set_focus() is no command"),
+        ("OtherTruth", "two instruments of one seed differ in the truth of slope"),
+    ],
+)
+def test_a_bad_simulator_is_found(name: str, words: str) -> None:
+    problems = check_simulator(getattr(bad, name))
+    assert any(words in problem for problem in problems), problems
+
+
+def test_names_that_say_truth_are_known() -> None:
+    from probeloop.testing.check_truth import is_truth
+
+    assert [is_truth(name) for name in ("true_drift", "truth", "haadf.truth", "Truth_C10")] == [True] * 4
+    assert not any(is_truth(name) for name in ("trueness", "structure", "camera", "untruth", "drift"))

@@ -6,9 +6,9 @@ names for each. The core owns threads, buffers and topics; a driver fills the bu
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -85,7 +85,7 @@ class Acquisition:
     topic, spec: where its frames go and what they are. t_settled_ns: on the instrument's clock; frames exposed
     before it are flagged SETTLING. frame_period_ns: on the host's clock, for the pump to size its blocks; 0 =
     unknown. frames: a primed-by-`next` generator: `n = frames.send(buffer)` fills rows [0, n) of the buffer, n >= 1,
-    and raises StopIteration at the end; `frames.close()` aborts it.
+    and raises StopIteration at the end; `frames.close()` aborts it. truth: a simulator's, see `Simulator`.
     """
 
     topic: str
@@ -94,6 +94,7 @@ class Acquisition:
     t_settled_ns: int = 0
     frame_period_ns: int = 0
     settings: dict[str, Scalar] = field(default_factory=dict)
+    truth: Callable[[], Mapping[str, Any]] | None = None
 
 
 @runtime_checkable
@@ -121,6 +122,24 @@ class Instrument(Protocol):
 
     def close(self) -> None:
         """Let go of the hardware."""
+        ...
+
+
+class Simulator(Instrument, Protocol):
+    """An instrument that is not there, and so can say what is really there: for training and scoring, on no topic.
+
+    An acquisition of it may say so too: once its frames have ended, `Acquisition.truth()` returns arrays with a row
+    for each trigger in its order, or one row that holds for all. Names with a meaning: time_ns (needed), scan_index,
+    position (x, y) in SPECIMEN [m], drift (x, y) [m], electrons (that an open beam sends through the specimen), and
+    aberrations by coefficient (C10 ...) [m]. Any other name is held against the recorded topic or channel so called.
+    """
+
+    def truth(self) -> Mapping[str, Any]:
+        """Return what is true now, by name: arrays, plain values, functions (which no session keeps).
+
+        Names with a meaning: aberrations, drift (vx, vy) [m/s], dose_map [e/m²], and calibrations: the true value by
+        kind of calibration, where what the instrument declares may be off.
+        """
         ...
 
 

@@ -31,6 +31,7 @@ from .journal import EventJournal
 from .pump import Delivery, Outlet, block_capacity
 from .requests import Requests
 from .sensing import Sensing
+from .witness import Keep, Witness
 
 SERVICE = "instrument"
 GUARD = "guard"
@@ -155,12 +156,14 @@ def run_instrument(
     stop: threading.Event,
     ready: Callable[[], None] | None = None,
     first_generation: int = 1,
+    keep: Keep | None = None,
 ) -> None:
     """Serve an instrument on the bus until `stop` is set or a Shutdown comes; safe at the end, and closed.
 
     limits: the driver's own, narrowed by the rig (`data.limits.tightened`). ready: called when requests are
-    answered. Arms itself at the start if the proof test of the STOP path passes and no alarm stands; else it stays
-    stopped, and says why. Raises ContractError for a driver that lacks a method it declares.
+    answered. keep: takes what a simulator says is true, by name: "start", the number of a generation, "end". Arms
+    itself at the start if the proof test of the STOP path passes and no alarm stands; else it stays stopped, and says
+    why. Raises ContractError for a driver that lacks a method it declares.
     """
     faults = missing_verbs(instrument)
     if faults:
@@ -177,13 +180,14 @@ def run_instrument(
     journal = EventJournal(bus.process, clock.now_ns, events.write)
 
     pump = PumpThread(topics, lambda: desk.park())
+    witness = Witness(instrument, keep, journal.tell)
     desk = ControlDesk(
         instrument,
         limits or info.limits,
         journal=journal,
         now_ns=clock.now_ns,
         outlet=topics.outlet,
-        acquire=lambda *a, **k: pump.acquire(desk.pump.run, *a, **k),
+        acquire=lambda *a, **k: witness.after(pump.acquire(desk.pump.run, *a, **k), a[0], k["generation"]),
         first_generation=first_generation,
         prove_by=pulse.mark,
         guarded=lambda: watch.mark(GUARD),
@@ -208,6 +212,7 @@ def run_instrument(
         if desk.limits.alarms:
             sensing.start()
         requests.arm("start")
+        witness.look("start")
         pump.start()
         attendants.start()
         if ready is not None:
@@ -224,6 +229,7 @@ def run_instrument(
         pump.end()
         attendants.end()
         sensing.end()
+        witness.look("end")
         instrument.close()
         server.close()
         topics.close()

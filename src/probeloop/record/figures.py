@@ -11,33 +11,72 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.units import display
-from .png import colour, data_url, levels, scale
+from .png import colour, data_url, levels, scale, wheel
 
 WIDTH = 240
+PHASE = "rad of phase"  # an angle that is no direction: never in mrad
 _INK, _FAINT, _ACCENT = "#1d2430", "#8a93a3", "#c8433a"
 
 
 def number(value: float, units: str, span: float = 0.0) -> str:
-    """Write a value for an axis: 3 digits and a prefix; more digits where `span` is small beside it."""
+    """Write a value for an axis: 3 digits and a prefix; more digits where `span` is small beside it.
+
+    PHASE stays in rad.
+    """
+    if units == PHASE:
+        return f"{value:.3g} rad"
+    if units == "1/m":
+        return f"{value * 1e-9:.3g} /nm"
     more = math.floor(math.log10(abs(value) / span)) if span > 0 and value else 0
     return html.escape(display(value, units, 3 + min(6, max(0, more))))
 
 
 def picture(
     values: NDArray[Any], title: str, units: str = "", pixel: tuple[float, float] | None = None, name: str = "",
-    points: NDArray[np.float64] | None = None, note: str = "",
+    points: NDArray[np.float64] | None = None, note: str = "", bar: str = "m", turn: float = 0.0,
 ) -> str:  # fmt: skip
-    """Return a map (ny, nx) as a figure. pixel: (x, y) [m], None = no scale bar. points: (N, 2) in pixels."""
+    """Return a map (ny, nx) as a figure. pixel: (x, y) [bar], None = no scale bar. points: (N, 2) in pixels.
+
+    name: of the colour scale; "signed" has 0 in its middle. turn: a whole turn of a phase, which is all shown.
+    """
     values = np.asarray(values, np.float64)
-    ny, nx = values.shape
-    cyclic = units in ("rad", "deg")
-    low, high = levels(values, cyclic)
-    name = name or ("phase" if cyclic else "viridis")
+    name = name or "viridis"
+    if turn:
+        values = np.mod(values + turn / 2, turn) - turn / 2
+    low, high = (-turn / 2, turn / 2) if turn else levels(values)
+    if name == "signed":
+        high = max(abs(low), abs(high))
+        low = -high
+    return _figure(colour(values, low, high, name), title, pixel, note, bar, (low, high, units, name), points)
+
+
+def vectors(
+    x: NDArray[np.float64], y: NDArray[np.float64], title: str, units: str,
+    pixel: tuple[float, float] | None = None, note: str = "",
+) -> str:  # fmt: skip
+    """Return a vector map (x to the right, y down) as a figure: direction as colour, length as brightness.
+
+    The mean vector is taken out, which a beam off the centre gives; said in the caption with the longest shown.
+    """
+    mean = np.nanmean(x) if np.isfinite(x).any() else 0.0, np.nanmean(y) if np.isfinite(y).any() else 0.0
+    x, y = x - mean[0], y - mean[1]
+    length = np.hypot(x, y)
+    most = float(np.percentile(length[np.isfinite(length)], 99.5)) if np.isfinite(length).any() else 0.0
+    told = f"{note}, wheel: direction; brightest: {display(most, units, 3)}"
+    told += f"; mean ({display(float(mean[0]), units, 2)}, {display(float(mean[1]), units, 2)}) taken out"
+    return _figure(wheel(x, y, most or 1.0), title, pixel, told, "m", None, None)
+
+
+def _figure(
+    pixels: NDArray[np.uint8], title: str, pixel: tuple[float, float] | None, note: str, bar: str,
+    scale_of: tuple[float, float, str, str] | None, points: NDArray[np.float64] | None,
+) -> str:  # fmt: skip
+    ny, nx = pixels.shape[:2]
     aspect = ny / nx if pixel is None else ny * pixel[1] / (nx * pixel[0])
     height = max(40, min(420, round(WIDTH * aspect)))
     width = WIDTH if height < 420 else round(420 / aspect)
     body = [
-        f'<image href="{data_url(colour(values, low, high, name))}" width="{width}" height="{height}" '
+        f'<image href="{data_url(pixels)}" width="{width}" height="{height}" '
         'preserveAspectRatio="none" style="image-rendering:pixelated"/>'
     ]
     if points is not None:
@@ -47,8 +86,8 @@ def picture(
                 f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3" fill="none" stroke="#fff" stroke-width="1.4"/>'
             )
     if pixel is not None:
-        body.append(_scale_bar(nx * pixel[0], width, height))
-    body.append(_colour_bar(width + 12, height, low, high, units, name))
+        body.append(_scale_bar(nx * pixel[0], width, height, bar))
+    body.append(_wheel(width + 12) if scale_of is None else _colour_bar(width + 12, height, *scale_of))
     shown = html.escape(title) + (f"<small>{html.escape(note)}</small>" if note else "")
     return (
         f'<figure><svg viewBox="0 0 {width + 106} {height + 2}" width="{width + 106}" height="{height + 2}" '
@@ -56,14 +95,23 @@ def picture(
     )
 
 
-def _scale_bar(across: float, width: int, height: int) -> str:
+def _wheel(x: int) -> str:
+    """Return the key of a vector map."""
+    at = (np.arange(48) - 23.5) / 23.5
+    right, down = np.broadcast_to(at, (48, 48)), np.broadcast_to(at[:, None], (48, 48))
+    pixels = wheel(right, down, 1.0)
+    pixels[np.hypot(right, down) > 1] = 255
+    return f'<image href="{data_url(pixels)}" x="{x}" y="4" width="64" height="64"/>'
+
+
+def _scale_bar(across: float, width: int, height: int, units: str) -> str:
     length = _nice(across / 4)
     size = width * length / across
     y = height - 14
     return (
         f'<rect x="10" y="{y - 19}" width="{size + 12:.1f}" height="27" rx="3" fill="#000" opacity="0.45"/>'
         f'<rect x="16" y="{y}" width="{size:.1f}" height="3.5" fill="#fff"/>'
-        f'<text x="{16 + size / 2:.1f}" y="{y - 5}" fill="#fff" text-anchor="middle">{number(length, "m")}</text>'
+        f'<text x="{16 + size / 2:.1f}" y="{y - 5}" fill="#fff" text-anchor="middle">{number(length, units)}</text>'
     )
 
 

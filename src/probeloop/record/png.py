@@ -15,6 +15,8 @@ _STOPS = {
     "viridis": "440154 482878 3e4989 31688e 26828e 1f9e89 35b779 6ece58 b5de2b fde725",
     "inferno": "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4",
     "grey": "000000 ffffff",
+    "height": "1a0d08 4a2413 7d3f1d a8642e c98f4d e0b97e f1dfb9 fffaf0",
+    "signed": "2c5aa0 7ba3d0 c9dcec f7f7f5 f2cfb5 d98a5f a83a2a",
     "phase": "2f3e8f 4b8fc4 8fcfc0 f2f0d0 f0a860 c8433a 7a2a62 2f3e8f",
 }
 MISSING = (226, 228, 233)
@@ -28,15 +30,16 @@ def scale(name: str) -> NDArray[np.uint8]:
     return made.round().astype(np.uint8)
 
 
-def levels(values: NDArray[Any], cyclic: bool = False) -> tuple[float, float]:
-    """Return the range that is shown: 1st to 99th percentile of what is finite; the whole turn of a phase."""
+def levels(values: NDArray[Any]) -> tuple[float, float]:
+    """Return the range that is shown: 0.5th to 99.5th percentile of what is finite."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return 0.0, 1.0
-    low, high = (finite.min(), finite.max()) if cyclic else np.percentile(finite, (1, 99))
+    low, high = np.percentile(finite, (0.5, 99.5))
     if not high > low:
         low, high = finite.min(), finite.max()
-    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(low) + 0.5)
+    half = 0.5 if not 0 < abs(low) < 1 else abs(float(low)) / 2
+    return (float(low), float(high)) if high > low else (float(low) - half, float(low) + half)
 
 
 def colour(values: NDArray[Any], low: float, high: float, name: str) -> NDArray[np.uint8]:
@@ -44,6 +47,21 @@ def colour(values: NDArray[Any], low: float, high: float, name: str) -> NDArray[
     good = np.isfinite(values)
     level = np.clip((np.where(good, values, low) - low) / (high - low), 0, 1) * 255
     made = scale(name)[level.round().astype(np.intp)]
+    made[~good] = MISSING
+    return made
+
+
+def wheel(x: NDArray[Any], y: NDArray[Any], most: float) -> NDArray[np.uint8]:
+    """Return vectors (x to the right, y down) as (ny, nx, 3) uint8: direction as hue, length as brightness.
+
+    most: the length that is drawn brightest. Three cosines a third of a turn apart make the hues, so that their sum,
+    the brightness, depends on the length alone.
+    """
+    good = np.isfinite(x) & np.isfinite(y)
+    angle = np.arctan2(np.where(good, -y, 0), np.where(good, x, 0))
+    length = np.clip(np.hypot(np.where(good, x, 0), np.where(good, y, 0)) / most, 0, 1)
+    hue = 0.5 + 0.5 * np.cos(angle[..., None] - 2 * np.pi / 3 * np.arange(3))
+    made: NDArray[np.uint8] = (255 * length[..., None] * hue).round().astype(np.uint8)
     made[~good] = MISSING
     return made
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.axes import Axis
+from ..data.axes import Channel
 from ..data.errors import ProbeloopError
-from .figures import curves, loops, picture
+from .figures import PHASE, curves, loops, picture
+from .maps import first_map, map_figures, pixel_of, title_of, topic_title
+from .patterns import pattern_figures
 from .reader import RecordedTopic
 
 _MOST_MAPS = 24
-_MOST_FRAMES = 1024
 _FULLEST = 2
+_LAST_IMAGES = 40
 _PART = re.compile(r"-\d+$")  # a point record whose frames changed shape begins anew as TOPIC-GENERATION
 
 
@@ -45,16 +48,17 @@ def figures_of(topics: list[RecordedTopic], observed: Observed) -> list[str]:
     patterns: list[str] = []
     last: tuple[NDArray[Any], RecordedTopic] | None = None
     for name, group in itertools.groupby(sorted(topics, key=_rank), key=lambda t: _PART.sub("", t.topic)):
-        records = _chosen(list(group))
+        every = list(group)
+        records = _chosen(every)
         for record in records:
             try:
                 kind = record.spec.kind
                 if kind == "values" and record.is_scan and len(record.spec.nav) == 2:
-                    maps += _maps(record)
+                    maps += map_figures(record)
                     if last is None or name == "scan":
-                        last = _first_map(record), record
+                        last = first_map(record), record
                 elif kind == "frames" and len(record.spec.sig) == 2 and record is records[-1]:
-                    patterns.append(_pattern(record))
+                    patterns += pattern_figures(every)
                 elif kind == "image" and len(record.spec.sig) == 2 and len(record):
                     maps.append(_last_image(record))
                 elif kind == "spectra" and not record.is_scan and len(record):
@@ -97,86 +101,51 @@ def _chosen(records: list[RecordedTopic]) -> list[RecordedTopic]:
     return sorted(newest_first[:_FULLEST], key=lambda record: record.generation)
 
 
-def _pixel(record: RecordedTopic) -> tuple[float, float] | None:
-    return _pixel_of(record.spec.nav)
-
-
-def _pixel_of(axes: tuple[Axis, ...]) -> tuple[float, float] | None:
-    y, x = axes
-    return (x.scale, y.scale) if x.scale and y.scale and x.units == "m" else None
-
-
-def _first_map(record: RecordedTopic) -> NDArray[Any]:
-    data = record.data()
-    return _shown(data[..., 0] if data.ndim == 3 else data, record)
-
-
-def _shown(values: NDArray[Any], record: RecordedTopic) -> NDArray[np.float64]:
-    """Return the map with what was not measured as NaN, complex as its modulus."""
-    made = np.abs(values) if values.dtype.kind == "c" else values.astype(np.float64)
-    return np.where(record.present, made, np.nan)
-
-
-def _maps(record: RecordedTopic) -> list[str]:
-    data, spec = record.data(), record.spec
-    part = float(record.present.mean())
-    note = f"{record.topic}, generation {record.generation}, {spec.nav_shape[1]} × {spec.nav_shape[0]}"
-    note += "" if part == 1 else f", {part:.0%} measured"
-    if data.ndim == 2:
-        units = spec.units or (spec.channels[0].units if spec.channels else "")
-        return [picture(_shown(data, record), _title(record, 0), units, _pixel(record), note=note)]
-    return [
-        picture(_shown(data[..., k], record), _title(record, k), spec.channels[k].units, _pixel(record), note=note)
-        for k in range(data.shape[2])
-    ]
-
-
-def _title(record: RecordedTopic, k: int) -> str:
-    channels = record.spec.channels
-    return channels[k].name.replace("_", " ") if k < len(channels) else record.topic.replace("_", " ")
-
-
-def _pattern(record: RecordedTopic) -> str:
-    """Return the mean of some patterns, on a logarithmic scale."""
-    total, count = np.zeros(record.spec.frame_shape, np.float64), 0
-    for block in record.blocks():
-        total += block.data.sum(axis=0, dtype=np.float64)
-        count += block.count
-        if count >= _MOST_FRAMES:
-            break
-    if total.ndim != 2 or not count:
-        return ""
-    mean = total / count
-    floor = mean[mean > 0].min() if np.any(mean > 0) else 1.0
-    note = f"mean of {count:,} patterns, {record.spec.units or 'counts'} per pixel, log10"
-    return picture(np.log10(np.maximum(mean, floor)), record.topic, "", name="inferno", note=note)
-
-
 def _last_image(record: RecordedTopic) -> str:
-    image = np.asarray(record.data(len(record) - 1)[0])
-    if image.ndim != 2:
+    last = record.data(max(0, len(record) - _LAST_IMAGES), len(record))
+    if last.ndim != 3:
         return ""
+    filled = np.isfinite(last).sum(axis=(1, 2))
+    number_of = record.column("generation")[len(record) - len(last) : len(record)]
+    pictures = Counter(number_of.tolist())  # a scan that had only begun shows nothing yet
+    at = max(range(len(last)), key=lambda i: (int(filled[i]), pictures[number_of[i]], i))
+    image, number = last[at], len(record) - len(last) + at + 1
     shown = np.abs(image) if image.dtype.kind == "c" else image.astype(np.float64)
-    note = f"the last of {len(record)}"
-    return picture(
-        shown, record.topic.replace("_", " "), record.spec.units, _pixel_of(record.spec.sig), "grey", note=note
-    )
+    topic, axes = _PART.sub("", record.topic), record.spec.sig
+    note = f"{topic}, generation {number_of[at]}, from {filled[at]:,} places"
+    note += f", picture {number} of {len(record)}"
+    pixel, bar = pixel_of(record), "m"
+    if pixel is None and all(axis.scale and axis.units for axis in axes):
+        pixel, bar = (abs(axes[1].scale or 1.0), abs(axes[0].scale or 1.0)), axes[1].units
+    units = record.spec.units.replace("rad", PHASE)
+    return picture(shown, topic_title(topic), units, pixel, name="grey", note=note, bar=bar)
 
 
 def _curves(record: RecordedTopic) -> str:
+    """Return the spectra of each channel; complex ones turned to their common phase, and its real part."""
     spec, data = record.spec, record.data()
-    data = data.reshape(-1, data.shape[-1])
-    axis = spec.sig[-1]
+    data = data.reshape(len(record), -1, data.shape[-1])
+    several = data.shape[1] > 1
+    names = [channel.name.replace("_", " ") for channel in spec.channels] if several else []
+    return "".join(_curves_of(record, data[:, k], k, names[k] if names else "") for k in range(data.shape[1]))
+
+
+def _curves_of(record: RecordedTopic, data: NDArray[Any], k: int, name: str) -> str:
+    spec, axis = record.spec, record.spec.sig[-1]
+    if data.dtype.kind == "c":
+        data = (data * np.exp(-0.5j * np.angle(np.nansum(data**2)))).real
     if "bias" in spec.aux:
         x, label = np.asarray(spec.aux["bias"]), "bias [V]"
     else:
         x, label = axis.values(), f"{axis.name} [{axis.units or 'channel'}]"
-    quantity = spec.channels[0].quantity if spec.channels else "intensity"
-    shown = f"{quantity} [{spec.units}]" if spec.units else quantity
+    channel = spec.channels[k] if k < len(spec.channels) else Channel("", "intensity", spec.units)
+    units = channel.units or spec.units
+    shown = f"{channel.quantity} [{units}]" if units else channel.quantity
     if "bias" in spec.aux and len(data) > 6:
-        return loops(x, data.real, label, shown, "loop")
+        return loops(x, data, label, shown, f"{name}, loop" if name else "loop")
     note = f"{len(data)} measured" + ("; the red one is their median" if len(data) > 3 else "")
-    return curves(x, data.real, label, shown, record.topic.replace("_", " "), note)
+    title = f"{record.topic.replace('_', ' ')} {name}".strip()
+    return curves(x, data, label, shown, title, note)
 
 
 def _history(record: RecordedTopic) -> str:
@@ -208,7 +177,7 @@ def _result(name: str, found: Sequence[tuple[float, float, float]], scan: Record
             values[max(0, row - wide) : row + wide + 1, max(0, column - wide) : column + wide + 1] = value
     valid = int(np.isfinite([value for _, _, value in found]).sum())
     note = f"{valid} valid of {len(found)} observations"
-    return picture(values, f"{name} where it was measured", "", _pixel(scan), note=note)
+    return picture(values, f"{name} where it was measured", "", pixel_of(scan), note=note)
 
 
 def _places(map_: tuple[NDArray[Any], RecordedTopic], record: RecordedTopic) -> str:
@@ -219,5 +188,7 @@ def _places(map_: tuple[NDArray[Any], RecordedTopic], record: RecordedTopic) -> 
     places = record.column("position")
     points = (places - (x.offset, y.offset)) / (x.scale, y.scale)
     units = scan.spec.channels[0].units if scan.spec.channels else scan.spec.units
-    note = f"{len(places)} places on {_title(scan, 0)}"
-    return picture(values, "where spectra were measured", units, _pixel(scan), name="grey", points=points, note=note)
+    note = f"{len(places)} places on {title_of(scan)}"
+    return picture(
+        values, "where spectra were measured", units, pixel_of(scan), name="grey", points=points, note=note
+    )

@@ -45,13 +45,20 @@ def instrument(config: ProcessConfig, stop: threading.Event) -> None:
     """Make the driver or simulator and serve it."""
     from ..discover import load_instrument
     from ..instrument.service import run_instrument
+    from ..record.truth import TruthWriter
     from .schema import limits_of
 
     rig = config.rig
     made = load_instrument(rig.instrument.use, rig.instrument.parameters, rig.folders, spelled=True)
     limits = limits_of(made.describe().limits, rig.limits)
-    with Bus(rig.name, config.name) as bus:
-        run_instrument(bus, made, limits, stop=stop)
+    truth = TruthWriter(Path(config.session)) if callable(getattr(made, "truth", None)) else None
+    try:
+        with Bus(rig.name, config.name) as bus:
+            run_instrument(bus, made, limits, stop=stop, keep=truth.keep if truth is not None else None)
+    finally:
+        if truth is not None:
+            truth.close()
+            sys.stderr.writelines(f"{fault}\n" for fault in truth.faults)
 
 
 def guard(config: ProcessConfig, stop: threading.Event) -> None:

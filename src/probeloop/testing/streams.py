@@ -52,11 +52,13 @@ def example_specs(shape: tuple[int, int], larger: int = 0) -> dict[str, StreamSp
     nav, size = nav_axes(shape), 16 + larger
     bias = tuple(float(v) for v in 5.0 * np.sin(2 * np.pi * np.arange(32 + larger) / (32 + larger)))
     lock_in = (Channel("piezoresponse", "piezoresponse", "a.u."), Channel("topography", "height", "m"))
+    bent = (Channel("x", "deflection", "rad"), Channel("y", "deflection", "rad"))
     return {
         "patterns": StreamSpec("camera", "frames", "<u2", nav, (Axis("ky", size), Axis("kx", size)), units="e"),
         "patterns of reals": StreamSpec("camera", "frames", "<f4", nav, (Axis("ky", size), Axis("kx", size))),
         "a map": StreamSpec("haadf", "values", "<f4", nav, units="e"),
         "a map of channels": StreamSpec("surface", "values", "<f4", nav, channels=lock_in),
+        "a map of deflections": StreamSpec("deflection", "values", "<f4", nav, channels=bent, units="rad"),
         "a complex map": StreamSpec("lockin", "values", "<c8", nav),
         "spectra": StreamSpec("eels", "spectra", "<f4", nav, (Axis("energy", 64 + larger, 0.5, -5.0, "eV"),)),
         "loops": StreamSpec("spectrum", "spectra", "<f8", nav, (Axis("step", 32 + larger),), aux={"bias": bias}),

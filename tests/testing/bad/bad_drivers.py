@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -221,3 +222,69 @@ def changed(made: Acquisition, change: object, count: object = lambda n: n) -> A
             buffer = yield count(n)  # type: ignore[operator]
 
     return replace(made, frames=frames())
+
+
+class Simulated(FakeDriver):
+    """One that keeps its promises: noise of a seed, and a truth that goes with its frames."""
+
+    seen = 0
+
+    def truth(self) -> dict[str, object]:
+        return {"slope": np.ones(3), "words": ["a"], "where": lambda x: x}
+
+    def scan(self, command: c.Scan) -> Acquisition:
+        made = super().scan(command)
+        ny, nx = command.shape
+        times = self.clock.now_ns() + round(command.dwell_time * 1e9) * np.arange(ny * nx)
+        noise = np.random.default_rng(1).poisson(20, (ny * nx, *made.spec.frame_shape)).astype(np.uint16)
+
+        def noisy(buffer: FrameBuffer, n: int) -> None:
+            buffer.data[:n] = noise[buffer.scan_index[:n]]
+
+        return self.told(changed(made, noisy), {"time_ns": times, "C10": np.array([1e-9])}, noise)
+
+    def told(self, made: Acquisition, truth: dict[str, object], noise: np.ndarray[Any, Any]) -> Acquisition:
+        return replace(made, truth=lambda: truth)
+
+
+class TellsTruthInChannel(Simulated):
+    def read_back(self) -> dict[str, Scalar]:
+        return super().read_back() | {"true_defocus": 1e-9}
+
+
+class TruthIsMeasured(Simulated):
+    def told(self, made: Acquisition, truth: dict[str, object], noise: np.ndarray[Any, Any]) -> Acquisition:
+        return super().told(made, truth | {"corner": noise[:, 0, 0]}, noise)
+
+
+class TruthOfOthers(Simulated):
+    def told(self, made: Acquisition, truth: dict[str, object], noise: np.ndarray[Any, Any]) -> Acquisition:
+        return super().told(made, {"time_ns": np.arange(45), "odd": np.ones(7)}, noise)
+
+
+class TruthWithoutTime(Simulated):
+    def told(self, made: Acquisition, truth: dict[str, object], noise: np.ndarray[Any, Any]) -> Acquisition:
+        return super().told(made, {"C10": np.ones(45)}, noise)
+
+
+class AskingDisturbs(Simulated):
+    def truth(self) -> dict[str, object]:
+        self.values["beam_current"] = 1e-12
+        self.seen += 1
+        return super().truth()
+
+    def scan(self, command: c.Scan) -> Acquisition:
+        return changed(super().scan(command), lambda buffer, n: buffer.data[:n].__iadd__(self.seen))
+
+
+class BackDoor(Simulated):
+    def set_focus(self, value: float) -> None:
+        """Not a command."""
+
+
+class OtherTruth(Simulated):
+    made = 0
+
+    def truth(self) -> dict[str, object]:
+        OtherTruth.made += 1
+        return {"slope": np.ones(3) * OtherTruth.made}
