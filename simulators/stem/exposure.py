@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from probeloop.api import Aberrations, Clock, FrameBuffer, FrameFlag
 
 from .noise import count_electrons, stream_seed
+from .misset import MisSet
 from .physics import Geometry, Planes, Probe, Scatterer, make_probe
 
 _BATCH_NS = 2_000_000
@@ -81,11 +82,14 @@ class Exposer:
             out[:] = 0
             return saturated
         probes = [self.probe(a) for a in aberrations]
+        whole = self.geometry.whole_centre
 
         def some(worker: int) -> None:
             scatterer = self._scatterers[worker]
             for i in range(worker, len(places), self.threads):
                 wave = scatterer.far_field(probes[i], float(places[i, 0]), float(places[i, 1]))
+                if any(whole):
+                    wave = np.roll(wave, whole, axis=(0, 1))
                 clipped = count_electrons(wave, dose, self._seed, np.uint64(numbers[i]), out[i])
                 saturated[i] = clipped > 0
 
@@ -101,6 +105,7 @@ class Conditions:
     """What the frames depend on while they are taken: asked for anew in every batch.
 
     aberrations(t), settled_ns(): of the lens. drift(t_ns (N,)): (N, 2) [m]. electrons(): per exposure, 0 = blanked.
+    truth: what the positions and the dose that are told differ from.
     """
 
     aberrations: Callable[[int], Aberrations]
@@ -108,6 +113,7 @@ class Conditions:
     drift: Callable[[NDArray[np.int64]], NDArray[np.float64]]
     electrons: Callable[[], float]
     exposed: Callable[[NDArray[np.float64], float], None]
+    truth: MisSet
 
 
 def frames(
@@ -148,7 +154,7 @@ def _fill(
     states = [
         conditions.aberrations(int(t)) if moving else steady for t, moving in zip(time_ns, settling, strict=True)
     ]
-    places = triggers.position[some] - conditions.drift(time_ns)
+    places = conditions.truth.placed(triggers.position[some], conditions.drift(time_ns))
     saturated = exposer.expose(states, places, triggers.number[some], electrons, buffer.data[:n])
     conditions.exposed(places[~repeated], electrons)
     flags = triggers.flags[some].copy()
@@ -158,7 +164,7 @@ def _fill(
     buffer.time_ns[:n] = time_ns
     buffer.scan_index[:n] = np.where(settling | repeated, -1, triggers.scan_index[some])
     buffer.position[:n] = triggers.position[some]
-    buffer.dose[:n] = np.where(repeated, 0.0, electrons)
+    buffer.dose[:n] = np.where(repeated, 0.0, electrons / conditions.truth.current)
     buffer.flags[:n] = flags
 
 

@@ -35,6 +35,7 @@ from probeloop.api import (
 )
 
 from .exposure import Conditions, Exposer, Triggers, delivered, frames
+from .misset import REACH, MisSet, sigmas
 from .monitor import BeamMonitor
 from .optics import KNOBS, draw_lens
 from .physics import Geometry, Planes
@@ -58,7 +59,9 @@ class StemSimulator:
     def __init__(self, parameters: StemSettings | None = None) -> None:
         self.parameters = p = parameters or StemSettings()
         volts = p.voltage * 1e3
-        self.geometry = Geometry(p.pixels, p.pixel_angle * 1e-3, wavelength(volts), p.convergence * 1e-3)
+        self._true = MisSet.draw(p.mis_set, p.seed, p.pixels)
+        angle = p.pixel_angle * 1e-3 * self._true.camera
+        self.geometry = Geometry(p.pixels, angle, wavelength(volts), p.convergence * 1e-3, self._true.centre)
         self.clock = VirtualClock(p.pace)
         rng = np.random.default_rng([p.seed, 0])
         self._lens = draw_lens(rng, p.misalignment, p.settling, p.cross_talk)
@@ -89,7 +92,8 @@ class StemSimulator:
 
     def describe(self) -> InstrumentInfo:
         """Say what the column is and can do."""
-        p, half = self.parameters, 0.4 * self._width
+        p = self.parameters
+        half = 0.4 * self._width * (REACH if p.mis_set else 1.0)
         return InstrumentInfo(
             name="stem",
             modality="stem",
@@ -238,13 +242,21 @@ class StemSimulator:
         """Return what no real column tells, for scoring alone.
 
         aberrations: now. offset, response: of the lens. drift: (vx, vy) [m/s]. potential: [V m], pixel size
-        potential_pixel [m]. dose_map: [e/m²] in cells of dose_cell [m]. grain(x, y): 0 or 1 at places [m].
+        potential_pixel [m]. dose_map: [e/m²] in cells of dose_cell [m]. grain(x, y): 0 or 1 at places [m]. All four
+        are about places on the specimen: to_specimen (2, 2) @ commanded (x, y). calibrations: true values by kind.
         """
         return {
             "aberrations": self._lens.at(self.clock.now_ns()),
             "offset": self._lens.offset,
             "response": self._lens.response.copy(),
             "drift": self._drift.copy(),
+            "to_specimen": self._true.scale * self._true.to_scan.T,
+            "calibrations": self._true.truth(
+                self.parameters.pixels / 2,
+                self.parameters.pixel_angle * 1e-3,
+                self.geometry.convergence,
+                self.parameters.beam_current * 1e-12,
+            ),
             "potential": self.potential,
             "potential_pixel": self.geometry.pixel,
             "dose_map": self._dose_map / _DOSE_CELL**2,
@@ -301,14 +313,15 @@ class StemSimulator:
         def electrons() -> float:
             if self._blanked or not self._inserted or dark:
                 return 0.0
-            return self._current * self._dwell / _ELECTRON
+            return self._true.current * self._current * self._dwell / _ELECTRON
 
         return Conditions(
-            self._lens.at,
+            lambda time_ns: self._true.turned(self._lens.at(time_ns)),
             lambda: self._lens.settled_ns,
             lambda time_ns: time_ns[:, None] * 1e-9 * self._drift,
             electrons,
             self._irradiate,
+            self._true,
         )
 
     def _irradiate(self, places: NDArray[np.float64], electrons: float) -> None:
@@ -317,7 +330,7 @@ class StemSimulator:
         np.add.at(self._dose_map, (index[:, 1] % cells, index[:, 0] % cells), electrons)
 
     def _spec(self, period: int, nav: tuple[Axis, ...], sync: Any = "pixel") -> StreamSpec:
-        n, angle = self.parameters.pixels, self.geometry.angle
+        n, angle = self.parameters.pixels, self.parameters.pixel_angle * 1e-3
         sig = tuple(Axis(name, n, angle, -(n // 2) * angle, "rad") for name in ("ky", "kx"))
         return StreamSpec(
             "camera",
@@ -345,13 +358,15 @@ class StemSimulator:
                 time=when, valid_for=state,
             )  # fmt: skip
 
+        unsure = sigmas(p.mis_set)
+        scale, alpha, current = p.pixel_angle * 1e-3, p.convergence * 1e-3, p.beam_current * 1e-12
         return (
-            known("pattern_centre", (half, half), 0.0, "px"),
-            known("detector_scale", (p.pixel_angle * 1e-3,), 0.0, "rad/px"),
-            known("convergence_angle", (p.convergence * 1e-3,), 0.0, "rad"),
+            known("pattern_centre", (half, half), unsure["pattern_centre"], "px"),
+            known("detector_scale", (scale,), scale * unsure["detector_scale"], "rad/px"),
+            known("convergence_angle", (alpha,), alpha * unsure["convergence_angle"], "rad"),
             known("counts_per_electron", (1.0,), 0.0, "counts/e"),
-            known("beam_current", (p.beam_current * 1e-12,), 0.02 * p.beam_current * 1e-12, "A"),
-            known("scan_scale", (1.0,), 0.0, ""),
-            known("scan_detector_rotation", (0.0,), 0.0, "rad"),
+            known("beam_current", (current,), current * unsure["beam_current"], "A"),
+            known("scan_scale", (1.0,), unsure["scan_scale"], ""),
+            known("scan_detector_rotation", (0.0,), unsure["scan_detector_rotation"], "rad"),
             known("scan_detector_flip", (1.0,), 0.0, ""),
         )

@@ -20,7 +20,9 @@ class StemSettings(Settings):
     100 nm out of focus (see optics.draw_lens). offset: names and values [m] instead of drawn ones. drop_frames,
     double_frames: numbers of triggers since the start whose frame is lost or comes twice. settling_frames: the
     camera runs on while a lens settles. threads: for the physics; the bits are the same with any number. drill: a
-    fault that the column has when its clock, which runs while it scans, has reached drill_after.
+    fault that the column has when its clock, which runs while it scans, has reached drill_after. mis_set: 0-1, how
+    wrong the calibrations are that the operator believes (scan scale, rotation, flip, camera length, pattern centre,
+    beam current: see misset.MisSet); 0 = they are true.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 1
@@ -31,6 +33,7 @@ class StemSettings(Settings):
     pixel_angle: Annotated[float, quantity("mrad", gt=0.1, le=10)] = 2.35
     beam_current: Annotated[float, quantity("pA", ge=0.01, le=1000)] = 50.0
     misalignment: Annotated[float, quantity("", ge=0, le=2)] = 0.01
+    mis_set: Annotated[float, quantity("", ge=0, le=1)] = 0.0
     offset: dict[str, Annotated[float, quantity("m", ge=-1e-3, le=1e-3)]] = {}
     cross_talk: Annotated[float, quantity("", ge=0, le=0.3)] = 0.04
     settling: Annotated[float, quantity("s", ge=0, le=10)] = 0.05
@@ -48,7 +51,7 @@ class StemSettings(Settings):
 
     def problems(self) -> Iterable[str]:
         """Yield what the camera can't hold."""
-        if self.pixel_angle * self.pixels / 3 < self.convergence:
+        if self.pixel_angle * self.pixels / 3 < self.convergence * (1 + 0.2 * self.mis_set):
             yield "the bright-field disc is larger than the camera: raise pixel_angle or pixels"
         twice = set(self.drop_frames) & set(self.double_frames)
         if twice:
