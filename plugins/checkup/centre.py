@@ -99,7 +99,9 @@ def find_disc(image: Image, frames: int = 1) -> Disc | None:
     )
 
 
-def _fitted(image: Image, centre: NDArray[np.float64], radius: float) -> tuple[NDArray[np.float64], float, float, int]:
+def _fitted(
+    image: Image, centre: NDArray[np.float64], radius: float
+) -> tuple[NDArray[np.float64], float, float, int]:
     """Return centre, radius, width of the edge [px] and its power, of the disc of height 1 that fits best."""
     from scipy.optimize import minimize  # takes a second to import: not at the start of a rig
 

@@ -50,7 +50,9 @@ def register(first: Array, second: Array, most: float = math.inf) -> Registratio
     for _ in range(8):
         turned = cross * np.exp(2j * np.pi * (fy * y + fx * x))
         gradient = np.array([float((2 * np.pi * f * turned.imag).sum()) for f in (fy, fx)])
-        curved = np.array([[float(((2 * np.pi) ** 2 * f * g * turned.real).sum()) for g in (fy, fx)] for f in (fy, fx)])
+        curved = np.array(
+            [[float(((2 * np.pi) ** 2 * f * g * turned.real).sum()) for g in (fy, fx)] for f in (fy, fx)]
+        )
         if not np.linalg.det(curved) > 0:
             break
         dy, dx = np.linalg.solve(curved, gradient)

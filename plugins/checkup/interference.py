@@ -2,7 +2,7 @@
 
 A spatial frequency q of a weak object makes the disc's pixel k vary with the scan as
 
-    G(k, q) = A(k - lambda q) exp(i chi(k) - i chi(k - lambda q)) - A(k + lambda q) exp(-i chi(k) + i chi(k + lambda q))
+    G(k, q) = A(k - s) exp(i chi(k) - i chi(k - s)) - A(k + s) exp(-i chi(k) + i chi(k + s)),    s = lambda q,
 
 times one unknown number for each q (Rodenburg, McCallum and Nellist, Ultramicroscopy 48 (1993) 304). k is in the
 scan's frame: k = M p radian per pixel, M = R(rotation) diag(1, flip). The likelihood, with the noise of every q

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -117,9 +118,7 @@ class Power:
         flat, order = ring.ravel(), np.argsort(ring.ravel(), kind="stable")
         cuts = np.searchsorted(flat[order], np.arange(flat.max() + 2))
         sorted_values = self.values.ravel()[order]
-        medians = np.array(
-            [np.median(sorted_values[a:b]) if b > a else np.inf for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-        )
+        medians = np.array([np.median(sorted_values[a:b]) if b > a else np.inf for a, b in itertools.pairwise(cuts)])
         return np.maximum(medians, 1e-12 * self.values.max() + 1e-30)[ring]
 
 

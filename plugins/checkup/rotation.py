@@ -52,7 +52,7 @@ def matrix(rotation: float, flip: float) -> Array:
 
 
 def turn_from_knob(first: Lens, second: Lens, change: float) -> tuple[Turn, str]:
-    """Return how the detector is turned, from fits before and after C10 was changed by `change` [m]; "" or why not."""
+    """Return how the detector is turned, from fits with `change` [m] of C10 between them, and why not, or ""."""
     if not (first.likelihood > 0 and second.likelihood > 0):
         return NO_TURN, "no interference is seen in the disc: no thin place, or too far out of focus"
     flip = max((1.0, -1.0), key=lambda f: sum(_of_flip(each, f) for each in (first, second)))

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from probeloop.api import Aberrations, Clock, FrameBuffer, FrameFlag
 
-from .noise import count_electrons, stream_seed
 from .misset import MisSet
+from .noise import count_electrons, stream_seed
 from .physics import Geometry, Planes, Probe, Scatterer, make_probe
 
 _BATCH_NS = 2_000_000

@@ -50,7 +50,12 @@ class MisSet:
         flip = float(rng.choice([-1.0, 1.0]))
         reach = CENTRE * pixels / 128
         return cls(
-            1 + SCALE * scale, np.pi * rotation, flip, 1 + CAMERA * camera, (reach * ky, reach * kx), 1 + CURRENT * current
+            1 + SCALE * scale,
+            np.pi * rotation,
+            flip,
+            1 + CAMERA * camera,
+            (reach * ky, reach * kx),
+            1 + CURRENT * current,
         )
 
     @property
