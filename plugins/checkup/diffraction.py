@@ -91,7 +91,9 @@ class Diffraction:
     # --- references ---
 
     def dark(self) -> Steps:
-        """Dark reference: level, noise, hot pixels."""
+        """Dark reference: level, noise, hot pixels. A reference is exposed as the scan before it was."""
+        w = self.wanted
+        yield Scan(Region(*self.places()[-1], 4 * w.step, 4 * w.step), (4, 4), w.dwell)
         result: Result = yield AcquireReference("dark", self.wanted.references)
         flat = yield Reduce(result, self.wanted.pattern, readings.hot)
         self.known.level, noise, count = flat[:3]

@@ -67,7 +67,7 @@ class Checkup(Plan):
         dwell_time: Annotated[float, quantity("ms", ge=0.001, le=1000)] = 0.1
         distance: Annotated[float, quantity("nm", ge=0, le=1e6)] = 3.5
         defocus: Annotated[float, quantity("nm", ge=5, le=100)] = 15.0
-        references: Annotated[int, msgspec.Meta(ge=4, le=1000)] = 32
+        references: Annotated[int, msgspec.Meta(ge=4, le=1000)] = 64
         pixels: str = "disc_pixels"
         patterns: str = "mean_pattern"
 
