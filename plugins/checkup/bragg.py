@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .centre import Disc
 
 Array = NDArray[np.float64]
-SIGMA = 0.012  # share: what the diffuse background costs, measured on eighteen scans of the simulated column
+SIGMA = 0.015  # share: what the diffuse background costs, measured on eighteen scans of the simulated column
 _REACH, _TRIALS = 0.12, 61
 _RINGS = 7
 
@@ -39,7 +39,7 @@ def camera_angle(
     """
     if not len(reflections) or disc.clipped:
         return None
-    y, x = np.indices(pattern.shape)
+    y, x = np.indices(pattern.shape).astype(np.float64)
     y, x = y - disc.centre[0], x - disc.centre[1]
     r = np.hypot(y, x)
     used = (r > disc.radius + 1) & (r < 2.2 * disc.radius)

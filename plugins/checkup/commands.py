@@ -34,6 +34,7 @@ from .plan import Checkup
 from .transform import DiscPixels, MeanPattern
 
 _FRAMES = 32
+_KEPT = 4
 _VERBS = {"SetAberrations": "set_aberrations", "SetBeam": "set_beam", "Blank": "blank", "Unblank": "unblank",
           "SetDetector": "set_detector", "MoveProbe": "move_probe", "Scan": "scan",
           "AcquireReference": "acquire_reference"}  # fmt: skip
@@ -104,7 +105,8 @@ class Loop:
             index += count
         pixels, pattern, totals = self.context.inputs
         ended = self.pattern.end(False) or {}
-        self.maps = {key: value for key, value in self.maps.items() if key[0] > self.number - 8}
+        held = sorted({number for number, _ in self.maps})[-_KEPT + 1 :]  # as the host keeps them
+        self.maps = {key: value for key, value in self.maps.items() if key[0] in held}
         self.maps |= {(self.number, pattern): ended["pattern"][0], (self.number, totals): ended["totals"][0]}
         if made is not None:
             self.maps[self.number, pixels] = made

@@ -26,7 +26,7 @@ from probeloop.api import (
 from . import readings
 from .capabilities import Steps
 from .centre import Disc
-from .findings import Findings
+from .findings import Findings, Verdict
 from .interference import Lens, Probe
 from .lattice import Fit
 from .readings import Totals
@@ -34,7 +34,7 @@ from .rotation import Turn, matrix, turn_from_knob
 from .transform import Box
 
 ELECTRON = 1.602176634e-19
-ENOUGH = 12.0  # a lattice whose peaks stand this far above the rest is taken without looking elsewhere
+ENOUGH = 80.0  # a lattice whose peaks stand this far above the rest is taken without looking elsewhere
 RIM = 0.7  # pixels of the disc's edge that are left out
 
 
@@ -68,7 +68,7 @@ class Known:
     turn: Turn | None = None
     lens: Lens | None = None
     scan: Result | None = None
-    frames: int = 0
+    slow: Result | None = None
     state: dict[str, Any] = field(default_factory=dict)
 
 
@@ -181,6 +181,8 @@ class Diffraction:
                 best, self.known.place, self.known.scan = fit, place, result
             if best is not None and best.significance > ENOUGH and best.peaks >= 3:
                 break
+        if best is not None and result is not self.known.scan:
+            self.known.scan = yield self.scan(self.known.place)  # the host keeps the last few scans alone
         if best is None:
             raise PlanError(
                 "the known lattice is seen nowhere",
@@ -192,20 +194,19 @@ class Diffraction:
             "scan_scale", (best.scale,), best.scale * best.sigma, "", f"known lattice: {words}", {}
         )
         allowed = max(0.01, 4 * best.sigma)
-        verdict = "passed" if best.distortion <= allowed else "failed"
+        verdict: Verdict = "passed" if best.distortion <= allowed else "failed"
         self.findings.row(
             "scan distortion", verdict, f"{best.distortion:.2%} longer in one direction than across (drift included)",
             found=best.distortion,
         )  # fmt: skip
 
     def pixels(self) -> Steps:
-        """Dead pixels, and the camera length once more, from the mean pattern of the scan over the crystal."""
-        scan, disc = self.known.scan, self.known.disc
-        if scan is None or disc is None:
+        """Dead pixels, from the mean pattern of the longest scan over the crystal."""
+        scan = self.known.slow or self.known.scan
+        if scan is None:
             raise PlanError("there is no scan of the crystal to look at")
         told = Totals(*(yield Reduce(scan, self.wanted.totals, readings.totals)))
-        self.known.frames = max(1, int(told.frames))
-        flat = yield Reduce(scan, self.wanted.pattern, readings.dead_reading(self.known.frames))
+        flat = yield Reduce(scan, self.wanted.pattern, readings.dead_reading(max(1, int(told.frames))))
         where = _places(flat[2:])
         words = f"{flat[0]:.0f} dead pixels; {flat[1]:.0%} of the camera could be judged"
         self.findings.row("dead pixels", "passed", words, dead_pixels=int(flat[0]), dead_places=where)
@@ -280,7 +281,8 @@ class Diffraction:
             raise PlanError("the Bragg discs need lattice, rotation and disc")
         g = np.array([self.wanted.cell @ np.array(each) for each in self.wanted.reflections])
         g = g @ (fit.transform / fit.scale).T @ matrix(turn.rotation, turn.flip)
-        reading = readings.bragg_reading(self.known.frames, disc, g, self.known.angle, self.wavelength)
+        frames = self.wanted.points**2
+        reading = readings.bragg_reading(frames, disc, g, self.known.angle, self.wavelength)
         angle, sigma, contrast = yield Reduce(scan, self.wanted.pattern, reading)
         if not angle:
             self.findings.cannot(

@@ -129,6 +129,7 @@ def explained(found: Any, k: Any, shift: Any, radius: Any, edge: Any, lens: Any)
     for i in range(shift.shape[0]):
         sx, sy = shift[i, 0], shift[i, 1]
         own = xx * sx * sx + yy * sy * sy + xy * sx * sy
+        own_re, own_im = math.cos(own), math.sin(own)
         re = im = power = most = 0.0
         seen = 0
         for j in range(k.shape[0]):
@@ -138,8 +139,10 @@ def explained(found: Any, k: Any, shift: Any, radius: Any, edge: Any, lens: Any)
             if low + up < 0.02:
                 continue
             ramp = 2 * (xx * x * sx + yy * y * sy) + xy * (x * sy + y * sx)
-            mr = low * math.cos(ramp - own) - up * math.cos(ramp + own)
-            mi = low * math.sin(ramp - own) - up * math.sin(ramp + own)
+            # low exp(i (ramp - own)) - up exp(i (ramp + own))
+            a, b = (low - up) * own_re, -(low + up) * own_im
+            c, s = math.cos(ramp), math.sin(ramp)
+            mr, mi = c * a - s * b, c * b + s * a
             value = found[i, j]
             re += mr * value.real + mi * value.imag
             im += mr * value.imag - mi * value.real
@@ -177,7 +180,8 @@ def fit_lens(images: NDArray[Any], probe: Probe, lattice: Array, most: int = 100
     value, v = tries[flip]
     if value < 3 * len(q):
         return UNSEEN
-    made = Lens(value, float(v[0]), flip, *map(float, v[1:]), tries[-flip][0])
+    rotation, c10, c12a, c12b = map(float, v)
+    made = Lens(value, rotation, flip, c10, c12a, c12b, tries[-flip][0])
     return made if round(made.rotation / math.pi) % 2 == 0 else made.other_half
 
 

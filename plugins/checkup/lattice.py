@@ -119,7 +119,7 @@ class Power:
         cuts = np.searchsorted(flat[order], np.arange(flat.max() + 2))
         sorted_values = self.values.ravel()[order]
         medians = np.array([np.median(sorted_values[a:b]) if b > a else np.inf for a, b in itertools.pairwise(cuts)])
-        return np.maximum(medians, 1e-12 * self.values.max() + 1e-30)[ring]
+        return np.asarray(np.maximum(medians, 1e-12 * self.values.max() + 1e-30)[ring])
 
 
 def fit_lattice(power: Power, cell: Array, reach: float = 0.15) -> Fit:

@@ -43,6 +43,8 @@ class Maps:
         taken: list[tuple[float, NDArray[np.float64]]] = []
         for _ in range(SERIES):
             result: Result = yield self._scan(SLOW)
+            if isinstance(self._source, Diffraction):
+                self._source.known.slow = result
             image = yield from self._image(result)
             when = yield from self._when(result)
             taken.append((when, image))

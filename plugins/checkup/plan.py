@@ -36,8 +36,8 @@ from .maps import Images, Maps
 
 # share of the whole time that is over when the step begins, as measured on the simulated column
 _STARTS = {
-    "read back": 0.0, "dark": 0.09, "vacuum": 0.11, "lattice": 0.15, "pixels": 0.27, "rotation": 0.3, "bragg": 0.72,
-    "drift": 0.77, "flyback": 0.9,
+    "read back": 0.0, "dark": 0.09, "vacuum": 0.11, "lattice": 0.15, "rotation": 0.28, "bragg": 0.66,
+    "drift": 0.7, "pixels": 0.9, "flyback": 0.92,
 }  # fmt: skip
 _WORDS = {
     "read back": "sets, reads and puts back every capability", "dark": "dark reference and hot pixels",
@@ -66,7 +66,7 @@ class Checkup(Plan):
         step: Annotated[float, quantity("nm", ge=0.01, le=1e4)] = 0.075
         dwell_time: Annotated[float, quantity("ms", ge=0.001, le=1000)] = 0.1
         distance: Annotated[float, quantity("nm", ge=0, le=1e6)] = 3.5
-        defocus: Annotated[float, quantity("nm", ge=5, le=100)] = 15.0
+        defocus: Annotated[float, quantity("nm", ge=5, le=100)] = 25.0
         references: Annotated[int, msgspec.Meta(ge=4, le=1000)] = 64
         pixels: str = "disc_pixels"
         patterns: str = "mean_pattern"
@@ -88,9 +88,13 @@ class Checkup(Plan):
         findings = Findings(CalibrationSet(ctx.info.calibrations))
         try:
             yield from self._part("read back", findings, exercise(ctx.info, findings))
-            image = yield from self._diffraction(ctx, findings)
-            maps = Maps(ctx, findings, image)
+            made: Diffraction | None = yield from self._diffraction(ctx, findings)
+            sees = made is not None and made.known.lens is not None
+            plain = Images(self.parameters.points, self.parameters.dwell_time * 1e-3)
+            maps = Maps(ctx, findings, made if made is not None and sees else plain)
             yield from self._part("drift", findings, maps.drift())
+            if made is not None:
+                yield from self._part("pixels", findings, made.pixels())
             yield from self._part("flyback", findings, maps.flyback())
         except RefusedError as error:
             return findings.summary(str(error))
@@ -98,26 +102,24 @@ class Checkup(Plan):
         return findings.summary()
 
     def _diffraction(self, ctx: PlanContext, findings: Findings) -> Steps:
-        """Run the checks that need patterns; return how images are made of scans."""
-        p = self.parameters
-        plain = Images(p.points, p.dwell_time * 1e-3)
+        """Run the checks that need patterns; return them, None where there are no patterns."""
         if not _has_camera(ctx.info):
             findings.cannot("calibrations of the camera", f"{ctx.info.name} has no camera for diffraction patterns")
             findings.cannot(
                 "scan scale, rotation and flip", "these are measured with a camera for diffraction patterns"
             )
-            return plain
+            return None
         missing = [topic for topic in self.inputs() if topic not in ctx.inputs]
         if missing:
             findings.cannot("calibrations of the camera", f"{', '.join(missing)} is not there: probeloop checkup RIG")
-            return plain
+            return None
         try:
             made = Diffraction(ctx.info, self._wanted(), findings)
         except CalibrationError as error:
             findings.cannot("calibrations of the camera", str(error))
-            return plain
+            return None
         parts: dict[str, Callable[[], Steps]] = {
-            "dark": made.dark, "vacuum": made.vacuum, "lattice": made.lattice, "pixels": made.pixels,
+            "dark": made.dark, "vacuum": made.vacuum, "lattice": made.lattice,
             "rotation": made.rotation, "bragg": made.bragg,
         }  # fmt: skip
         references = "AcquireReference" in ctx.info.commands
@@ -126,7 +128,7 @@ class Checkup(Plan):
                 findings.cannot(_WORDS[name], f"{ctx.info.name} takes no references")
                 continue
             yield from self._part(name, findings, part())
-        return made if made.known.lens is not None else plain
+        return made
 
     def _part(self, name: str, findings: Findings, steps: Steps) -> Steps:
         """Run one check; what is refused or fails is written down."""

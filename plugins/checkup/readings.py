@@ -69,7 +69,9 @@ def disc_of(flat: Flat) -> Disc | None:
     """Read what a disc reading made: None where there is no disc."""
     if not flat[2] > 0:
         return None
-    return Disc((flat[0], flat[1]), *flat[2:7], bool(flat[7]), flat[8], int(flat[9]))
+    radius, sigma, total, plateau, ellipticity = flat[2:7]
+    clipped, width, power = bool(flat[7]), flat[8], int(flat[9])
+    return Disc((flat[0], flat[1]), radius, sigma, total, plateau, ellipticity, clipped, width, power)
 
 
 def dead_reading(frames: int) -> Reading:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 _KNOB_ERROR = 0.5  # share by which a knob's response may be off
+_NEAR, _FAR = 2e-9, 60e-9  # [m]
 _LEAST = math.radians(0.2)  # what the sampling of the disc leaves
 
 
@@ -71,9 +72,13 @@ def turn_from_knob(first: Lens, second: Lens, change: float) -> tuple[Turn, str]
     if abs(moved - change) > _KNOB_ERROR * abs(change):
         return NO_TURN, f"C10 was changed by {change * 1e9:.0f} nm and moved by {moved * 1e9:.0f} nm"
     apart = math.remainder(two.rotation - one.rotation, 2 * math.pi)
-    rotation = math.remainder(one.rotation + apart / 2, 2 * math.pi)
+    # far from focus the images of the disc's pixels lie further apart, and tell more
+    weight = [min(abs(each.c10), _FAR) ** 2 + _NEAR**2 for each in (one, two)]
+    rotation = math.remainder(one.rotation + apart * weight[1] / sum(weight), 2 * math.pi)
     better = sum(each.likelihood - each.rival for each in (first, second))
-    return Turn(rotation, flip, max(_LEAST, abs(apart) / 2), math.sqrt(max(0.0, 2 * better))), ""
+    return Turn(
+        rotation, flip, max(_LEAST, abs(apart) * min(weight) / sum(weight)), math.sqrt(max(0.0, 2 * better))
+    ), ""
 
 
 def _of_flip(lens: Lens, flip: float) -> float:

@@ -206,7 +206,9 @@ def _changed(values: dict[str, Any], options: argparse.Namespace, practice: list
         practice.append("the simulated column is mis-set; --set instrument.mis_set=0 checks it as it is built")
     plans = values.get("plan", [])
     plans = plans if isinstance(plans, list) else [plans]
-    own = next((plan for plan in plans if isinstance(plan, Mapping) and plan.get("use") == PLAN), {"use": PLAN})
+    own: dict[str, Any] = next(
+        (dict(plan) for plan in plans if isinstance(plan, Mapping) and plan.get("use") == PLAN), {"use": PLAN}
+    )
     parameters = {**own.get("parameters", {}), **_lattice(options.lattice)}
     values["plan"] = [{**own, "parameters": parameters, "times": 1}]
     values["plugins"] = dict(PLUGINS)

@@ -25,8 +25,8 @@ def told(made: Mapping[str, Any]) -> list[str]:
         if row["verdict"] == "cannot":
             continue
         rows.append(
-            (row["check"], value(row, "found", row.get("sigma")), value(row, "believed"), _MARKS[row["verdict"]],
-             str(row["words"]))
+            (row["check"], value(row, "found", row.get("sigma")) if "believed" in row else "", value(row, "believed"),
+             _MARKS[row["verdict"]], str(row["words"]))
         )  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [
