@@ -39,7 +39,7 @@ def camera_angle(
     """
     if not len(reflections) or disc.clipped:
         return None
-    y, x = np.indices(pattern.shape).astype(np.float64)
+    y, x = np.meshgrid(*(np.arange(size, dtype=np.float64) for size in pattern.shape), indexing="ij")
     y, x = y - disc.centre[0], x - disc.centre[1]
     r = np.hypot(y, x)
     used = (r > disc.radius + 1) & (r < 2.2 * disc.radius)

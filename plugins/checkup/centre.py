@@ -61,7 +61,7 @@ def find_disc(image: Image, frames: int = 1) -> Disc | None:
     disc = parts == 1 + int(np.argmax(sizes))
     if disc.sum() < 12:
         return None
-    y, x = np.indices(image.shape).astype(np.float64)
+    y, x = np.meshgrid(*(np.arange(size, dtype=np.float64) for size in image.shape), indexing="ij")
     centre = np.array([y[disc].mean(), x[disc].mean()])
     radius = math.sqrt(disc.sum() / math.pi)
     for _ in range(4):
