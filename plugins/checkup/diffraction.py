@@ -242,21 +242,20 @@ class Diffraction:
         if "C10" not in self.info.limits.knobs or "SetAberrations" not in self.info.commands:
             return Turn(0.0, 1.0, math.pi, 0.0), f"{self.info.name} has no knob C10"
         reading = readings.lens_reading(chosen, probe, q)
+        self.findings.changed["C10"] = f"{w.defocus * 1e9:+.3g} nm"
         yield SetAberrations({"C10": w.defocus})
         above: Result = yield self.scan(place)
         first = Lens(*(yield Reduce(above, w.pixels, reading)))
         yield SetAberrations({"C10": -2 * w.defocus})
+        self.findings.changed["C10"] = f"{-w.defocus * 1e9:+.3g} nm"
         below: Result = yield self.scan(place)
         yield SetAberrations({"C10": w.defocus})
+        del self.findings.changed["C10"]
         second = Lens(*(yield Reduce(below, w.pixels, reading)))
         turn, why = turn_from_knob(first, second, -2 * w.defocus)
         if why:
             return turn, why
-        mine = [
-            each.other_half if abs(math.remainder(each.rotation - turn.rotation, 2 * math.pi)) > 1 else each
-            for each in (first, second)
-        ]
-        c10, a, b = (sum(getattr(each, name) for each in mine) / 2 for name in ("c10", "c12a", "c12b"))
+        c10, a, b = _between(first, second, turn.rotation, -2 * w.defocus)
         self.known.lens = Lens(1.0, turn.rotation, turn.flip, c10, a, b)
         words = f"C10 {c10 * 1e9:+.1f} nm, C12 {a * 1e9:+.1f}, {b * 1e9:+.1f} nm"
         self.findings.row("focus", "found", words, found=[c10, a, b], units="m")
@@ -321,6 +320,14 @@ class Diffraction:
         step = (self.wanted.step, self.wanted.step)
         probe = Probe(pixels[inside], disc.radius, self.known.angle, self.wavelength, 1.0, step)
         return tuple(map(int, inside)), probe
+
+
+def _between(first: Lens, second: Lens, rotation: float, change: float) -> tuple[float, float, float]:
+    """Return C10, C12a, C12b [m] halfway between two scans, from the one that is further from focus."""
+    far, half = (first, change / 2) if abs(first.c10) >= abs(second.c10) else (second, -change / 2)
+    if abs(math.remainder(far.rotation - rotation, 2 * math.pi)) > 1:
+        far = far.other_half
+    return far.c10 + half, far.c12a, far.c12b
 
 
 def _scaled(probe: Probe, scale: float) -> Probe:

@@ -23,6 +23,7 @@ class Findings:
         self.rows: list[dict[str, Any]] = []
         self.calibrations: list[dict[str, Any]] = []
         self.values: dict[str, Any] = {}
+        self.changed: dict[str, str] = {}  # what is set and not yet put back, in words
 
     def calibrated(
         self,
@@ -67,11 +68,15 @@ class Findings:
         words += [f"other than believed: {', '.join(wrong)}"] if wrong else []
         words += [f"failed: {', '.join(failed)}"] if failed else []
         words += [ended] if ended else []
+        words += [f"not put back: {', '.join(f'{name} {how}' for name, how in self.changed.items())}"] * bool(
+            self.changed
+        )
         return {
             "succeeded": not failed and not ended,
             "message": "; ".join(words),
             "checks": self.rows,
             "calibrations": self.calibrations,
+            "not_put_back": dict(self.changed),
             **self.values,
         }
 

@@ -40,6 +40,7 @@ class Maps:
 
     def drift(self) -> Steps:
         """Several scans of one place, registered to the first."""
+        self._must_be_live()
         taken: list[tuple[float, NDArray[np.float64]]] = []
         for _ in range(SERIES):
             result: Result = yield self._scan(SLOW)
@@ -64,6 +65,7 @@ class Maps:
 
     def flyback(self) -> Steps:
         """Two scans, one of which waits after each line: the start of a line must lie at the same place."""
+        self._must_be_live()
         fast: Result = yield self._scan(1.0)
         first = yield from self._image(fast)
         slow: Result = yield self._scan(1.0, FLYBACK)
@@ -83,6 +85,10 @@ class Maps:
         said = ", ".join(f"{name} {time * 1e3:g} ms" for name, time in sorted(self._info.settling.items()))
         words = f"as declared: {said or 'nothing'}; {max(0, held)} frames held back before the last scan"
         self._findings.row("settling", "passed", words)
+
+    def _must_be_live(self) -> None:
+        if self._info.origin == "replay":
+            raise PlanError("a recorded file shows the same at every scan")
 
     def _scan(self, slower: float, flyback: float = 0.0) -> Scan:
         source = self._source
@@ -135,5 +141,5 @@ def _side(origin: float, step: float, low: float, high: float, points: int) -> t
         return (low + high) / 2, high - low, points
     first, last = math.ceil((low - origin) / step - 1e-6), math.floor((high - origin) / step + 1e-6)
     stride = max(1, -(-(last - first + 1) // points))
-    n = max(1, (last - first) // stride + 1)
-    return origin + step * (first + stride * (n - 1) / 2), n * stride * step, n
+    n = max(1, (last - first + 1) // stride)
+    return origin + step * (first + (stride * n - 1) / 2), n * stride * step, n

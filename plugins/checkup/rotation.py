@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .interference import Lens
 
 Array = NDArray[np.float64]
-_KNOB_ERROR = 0.5  # share by which a knob's response may be off
-_NEAR, _FAR = 2e-9, 60e-9  # [m]
+_KNOB_ERROR = 0.4  # share by which a knob's response may be off
+_NEAR, _FAR = 12e-9, 60e-9  # [m]
 _LEAST = math.radians(0.2)  # what the sampling of the disc leaves
 
 
@@ -56,29 +56,26 @@ def turn_from_knob(first: Lens, second: Lens, change: float) -> tuple[Turn, str]
     """Return how the detector is turned, from fits with `change` [m] of C10 between them, and why not, or ""."""
     if not (first.likelihood > 0 and second.likelihood > 0):
         return NO_TURN, "no interference is seen in the disc: no thin place, or too far out of focus"
-    flip = max((1.0, -1.0), key=lambda f: sum(_of_flip(each, f) for each in (first, second)))
-    if first.flip != second.flip:
+    far, near = (first, second) if abs(first.c10) >= abs(second.c10) else (second, first)
+    step = change if far is first else -change
+    # the sign of the lens, and with it the half turn: the one that leaves the other scan at the defocus it has
+    missed = {each: abs(abs(each.c10 + step) - abs(near.c10)) for each in (far, far.other_half)}
+    best, other = sorted(missed, key=lambda each: missed[each])
+    if missed[best] > _KNOB_ERROR * abs(change) or missed[other] < 2 * missed[best]:
+        foci = f"{abs(first.c10) * 1e9:.0f} and {abs(second.c10) * 1e9:.0f} nm"
+        return NO_TURN, f"C10 was changed by {change * 1e9:.0f} nm, which is not what is seen: {foci} from focus"
+    flip = max((1.0, -1.0), key=lambda f: _of_flip(first, f) + _of_flip(second, f))
+    if best.flip != flip:
         return NO_TURN, "the two scans disagree about the flip"
-    branches = [
-        (one, two)
-        for one in (first, first.other_half)
-        for two in (second, second.other_half)
-        if abs(math.remainder(one.rotation - two.rotation, 2 * math.pi)) < math.radians(10)
-    ]
-    if not branches:
+    better = math.sqrt(max(0.0, 2 * (far.likelihood - far.rival)))
+    if abs(near.c10) < _NEAR:  # there the images of the disc's pixels lie on each other, and tell little
+        return Turn(best.rotation, flip, _LEAST, better), ""
+    apart = math.remainder(near.rotation - best.rotation, math.pi)
+    if near.flip != flip or abs(apart) > math.radians(10):
         return NO_TURN, "the two scans disagree about the rotation"
-    one, two = min(branches, key=lambda pair: abs(pair[1].c10 - pair[0].c10 - change))
-    moved = two.c10 - one.c10
-    if abs(moved - change) > _KNOB_ERROR * abs(change):
-        return NO_TURN, f"C10 was changed by {change * 1e9:.0f} nm and moved by {moved * 1e9:.0f} nm"
-    apart = math.remainder(two.rotation - one.rotation, 2 * math.pi)
-    # far from focus the images of the disc's pixels lie further apart, and tell more
-    weight = [min(abs(each.c10), _FAR) ** 2 + _NEAR**2 for each in (one, two)]
-    rotation = math.remainder(one.rotation + apart * weight[1] / sum(weight), 2 * math.pi)
-    better = sum(each.likelihood - each.rival for each in (first, second))
-    return Turn(
-        rotation, flip, max(_LEAST, abs(apart) * min(weight) / sum(weight)), math.sqrt(max(0.0, 2 * better))
-    ), ""
+    weight = [min(abs(each.c10), _FAR) ** 2 for each in (best, near)]
+    rotation = math.remainder(best.rotation + apart * weight[1] / sum(weight), 2 * math.pi)
+    return Turn(rotation, flip, max(_LEAST, abs(apart) * weight[1] / sum(weight)), better), ""
 
 
 def _of_flip(lens: Lens, flip: float) -> float:

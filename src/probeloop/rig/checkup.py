@@ -62,6 +62,7 @@ def checkup(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: session.end("interrupted"))
     summary = session.run()
     made = outcome(rig, summary, session.drill, folder, truth_of(rig, folder))
+    made["practice"] = practice[0] if practice else None
     if options.apply and made["calibrations"]:
         found = msgspec.convert(made["calibrations"], tuple[Calibration, ...])
         made["kept_in"], made["applied"] = str(keep(rig, found)), True
@@ -123,9 +124,7 @@ def outcome(
     problems = list(summary["problems"])
     if not plan:
         problems.append(summary.get("ended") or "the plan did not run")
-    elif plan["state"] not in ("finished", "failed"):
-        problems.append(f"{plan['state']}: {plan['reason']}")
-    elif plan["state"] == "failed" and not checks[1:]:
+    elif plan["state"] not in ("finished", "failed") or (plan["state"] == "failed" and not checks[1:]):
         problems.append(plan["reason"])
     return {
         "rig": rig.name,
