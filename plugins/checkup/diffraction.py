@@ -220,7 +220,7 @@ class Diffraction:
         chosen, probe = self._chosen()
         probe = _scaled(probe, fit.scale)
         q = np.array([fit.transform @ (w.cell @ np.array(each)) for each in w.reflections])
-        own = yield Reduce(scan, w.pixels, readings.curl_reading(chosen, probe.step, q))
+        own = yield Reduce(scan, w.pixels, readings.curl_reading(probe.step, q))
         curl = Turn(*own)
         knob, why = yield from self._by_knob(chosen, probe, q)
         turn, method = (

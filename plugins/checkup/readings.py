@@ -109,14 +109,17 @@ def lens_reading(chosen: tuple[int, ...], probe: Probe, reflections: NDArray[np.
     return read_lens
 
 
-def curl_reading(chosen: tuple[int, ...], step: tuple[float, float], reflections: NDArray[np.float64]) -> Reading:
-    """Find rotation and flip in the mean deflection, which the map's last three channels hold: a `Turn`'s floats."""
+def curl_reading(step: tuple[float, float], reflections: NDArray[np.float64]) -> Reading:
+    """Find rotation and flip in the mean deflection, which the map's last three channels hold: a `Turn`'s floats.
+
+    The dark field is what falls outside the box around the disc: at its rim atoms may be dark.
+    """
 
     def read_curl(values: NDArray[Any]) -> Flat:
         if values.ndim != 3 or values.shape[2] < 4 or not np.isfinite(values).all():
             return NO_TURN.flat()
         total = np.maximum(values[..., -3:-2].astype(np.float64), 1.0)
-        dark = total[..., 0] - values[..., list(chosen)].sum(axis=2, dtype=np.float64)
+        dark = total[..., 0] - values[..., :-3].sum(axis=2, dtype=np.float64)
         return turn_from_curl(values[..., -2:] / total, dark, reflections, step).flat()
 
     return read_curl

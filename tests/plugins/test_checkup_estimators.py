@@ -149,7 +149,7 @@ def weak_object(probe: Probe, lens: Lens, n: int, seed: int = 0) -> np.ndarray:
 def test_the_interference_tells_rotation_flip_and_lens(rotation: float, flip: float, c10: float) -> None:
     probe = disc_probe()
     lens = Lens(0.0, rotation, flip, c10, 4e-9, -3e-9)
-    found = fit_lens(weak_object(probe, lens, 32), probe, np.zeros((0, 2)), most=40)
+    found = fit_lens(weak_object(probe, lens, 32), probe, np.zeros((0, 2)), most=24)
     assert found.flip == flip
     assert abs(math.remainder(found.rotation - rotation, math.pi)) < math.radians(0.7)
     if abs(math.remainder(found.rotation - rotation, 2 * math.pi)) > 1:
@@ -162,7 +162,7 @@ def test_the_interference_tells_rotation_flip_and_lens(rotation: float, flip: fl
 def test_noise_shows_no_lens() -> None:
     probe = disc_probe()
     images = np.random.default_rng(3).normal(0, 1, (32, 32, len(probe.pixels)))
-    assert fit_lens(images, probe, np.zeros((0, 2)), most=40).likelihood == 0
+    assert fit_lens(images, probe, np.zeros((0, 2)), most=24).likelihood == 0
 
 
 def test_the_change_of_focus_decides_about_half_a_turn() -> None:
