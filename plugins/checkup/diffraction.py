@@ -228,14 +228,17 @@ class Diffraction:
         )
         if why:
             self.findings.cannot("rotation by defocus", why)
+        elif not self._agree(turn, curl):
+            self.known.lens = None
+            raise PlanError(
+                "the two ways to rotation and flip disagree", "a thinner place of the crystal, nearer to focus"
+            )
         if why and not curl.significance > 1:
             raise PlanError(f"rotation and flip are not seen: {why}; and the mean deflection shows no clear gradient")
         self.known.turn = turn
         state = self.known.state
         self.findings.calibrated("scan_detector_rotation", (turn.rotation,), turn.sigma, "rad", method, state)
         self.findings.calibrated("scan_detector_flip", (turn.flip,), 0.0, "", method, state)
-        if not why:
-            self._compare(turn, curl)
 
     def _by_knob(self, chosen: tuple[int, ...], probe: Probe, q: NDArray[np.float64]) -> Steps:
         w, place = self.wanted, self.known.place
@@ -252,26 +255,32 @@ class Diffraction:
         yield SetAberrations({"C10": w.defocus})
         del self.findings.changed["C10"]
         second = Lens(*(yield Reduce(below, w.pixels, reading)))
-        turn, why = turn_from_knob(first, second, -2 * w.defocus)
-        if why:
-            return turn, why
-        c10, a, b = _between(first, second, turn.rotation, -2 * w.defocus)
-        self.known.lens = Lens(1.0, turn.rotation, turn.flip, c10, a, b)
-        words = f"C10 {c10 * 1e9:+.1f} nm, C12 {a * 1e9:+.1f}, {b * 1e9:+.1f} nm"
-        self.findings.row("focus", "found", words, found=[c10, a, b], units="m")
-        return turn, ""
+        seen = {w.defocus: first, -w.defocus: second}
+        pairs = [(w.defocus, -w.defocus), (0.0, -w.defocus), (0.0, w.defocus)]
+        turn, why = Turn(0.0, 1.0, math.pi, 0.0), ""
+        for one, two in pairs:
+            if 0.0 in (one, two) and 0.0 not in seen:  # where one of them is too far from focus
+                seen[0.0] = Lens(*(yield Reduce(self.known.scan, w.pixels, reading)))
+            turn, why = turn_from_knob(seen[one], seen[two], two - one)
+            if not why:
+                c10, a, b = _at_zero({one: seen[one], two: seen[two]}, turn.rotation)
+                self.known.lens = Lens(1.0, turn.rotation, turn.flip, c10, a, b)
+                words = f"C10 {c10 * 1e9:+.1f} nm, C12 {a * 1e9:+.1f}, {b * 1e9:+.1f} nm"
+                self.findings.row("focus", "found", words, found=[c10, a, b], units="m")
+                return turn, ""
+        return turn, why
 
-    def _compare(self, turn: Turn, curl: Turn) -> None:
-        """Hold the curl's answer against the knob's, where it has one."""
+    def _agree(self, turn: Turn, curl: Turn) -> bool:
+        """Hold the curl's answer against the knob's; False where the curl has one, and it is another."""
         if not curl.significance > 1:
             self.findings.cannot("rotation by curl", "the mean deflection shows no clear gradient at this defocus")
-            return
+            return True
         apart = math.degrees(math.remainder(curl.rotation - turn.rotation, 2 * math.pi))
-        agree = curl.flip == turn.flip and abs(apart) < max(6.0, math.degrees(4 * curl.sigma))
+        agree = curl.flip == turn.flip and abs(apart) < max(8.0, math.degrees(4 * curl.sigma))
         words = f"{apart:+.1f}° from that by defocus, the {'same' if curl.flip == turn.flip else 'OTHER'} flip"
-        self.findings.row(
-            "rotation by curl", "passed" if agree else "failed", words, found=[curl.rotation, curl.flip]
-        )
+        verdict: Verdict = "passed" if agree else "failed"
+        self.findings.row("rotation by curl", verdict, words, found=[curl.rotation, curl.flip])
+        return agree
 
     def bragg(self) -> Steps:
         """Camera length a second time: from the Bragg discs, which need no convergence angle."""
@@ -322,12 +331,13 @@ class Diffraction:
         return tuple(map(int, inside)), probe
 
 
-def _between(first: Lens, second: Lens, rotation: float, change: float) -> tuple[float, float, float]:
-    """Return C10, C12a, C12b [m] halfway between two scans, from the one that is further from focus."""
-    far, half = (first, change / 2) if abs(first.c10) >= abs(second.c10) else (second, -change / 2)
+def _at_zero(seen: dict[float, Lens], rotation: float) -> tuple[float, float, float]:
+    """Return C10, C12a, C12b [m] with the knob put back, from the scan furthest from focus; seen: by the knob [m]."""
+    knob = max(seen, key=lambda each: abs(seen[each].c10))
+    far = seen[knob]
     if abs(math.remainder(far.rotation - rotation, 2 * math.pi)) > 1:
         far = far.other_half
-    return far.c10 + half, far.c12a, far.c12b
+    return far.c10 - knob, far.c12a, far.c12b
 
 
 def _scaled(probe: Probe, scale: float) -> Probe:

@@ -27,6 +27,7 @@ Array = NDArray[np.float64]
 Waves = NDArray[np.complex128]
 _ANGLES, _REACH, _STEP = 30, 100e-9, 4e-9  # of the first search: angles in half a turn; defocus [m]
 _FEW, _CLIMBS = 40, 10  # frequencies of the first search; its tops that are climbed
+_ALIKE = 0.95  # a mirrored detector that explains this share as well: nothing is told
 _BLUR = 2.2  # bins that a Hann window blurs a frequency by
 
 
@@ -178,7 +179,7 @@ def fit_lens(images: NDArray[Any], probe: Probe, lattice: Array, most: int = 100
     tries = {flip: _best(probe, q, found, flip) for flip in (1.0, -1.0)}
     flip = max(tries, key=lambda each: tries[each][0])
     value, v = tries[flip]
-    if value < 3 * len(q):
+    if value < 3 * len(q) or tries[-flip][0] > _ALIKE * value:
         return UNSEEN
     rotation, c10, c12a, c12b = map(float, v)
     made = Lens(value, rotation, flip, c10, c12a, c12b, tries[-flip][0])
