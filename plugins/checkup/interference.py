@@ -200,7 +200,7 @@ def _best(probe: Probe, q: Array, found: Waves, flip: float) -> tuple[float, Arr
             starts.append((likelihood(probe, thin, q[:_FEW], fewer[:_FEW], v, flip), float(angle), float(c10)))
     starts.sort(reverse=True)
 
-    def climb(start: Array, turn: float, most: int, pixels: Array, values: Waves) -> Any:
+    def climb(start: Array, turn: float, most: int, pixels: Array, q: Array, values: Waves) -> Any:
         simplex = start + np.vstack([np.zeros(4), np.diag([turn, 3.0, 3.0, 3.0])])
         options = {"initial_simplex": simplex, "xatol": 1e-4, "fatol": 1e-2, "maxfev": most}
 
@@ -209,8 +209,10 @@ def _best(probe: Probe, q: Array, found: Waves, flip: float) -> tuple[float, Arr
 
         return minimize(loss, start, method="Nelder-Mead", options=options)
 
-    tops = [climb(np.array([a, c * 1e9, 0.0, 0.0]), 0.1, 120, thin, fewer) for _, a, c in _apart(starts)]
-    made = climb(min(tops, key=lambda each: each.fun).x, 0.02, 300, probe.pixels, found)
+    tops = [
+        climb(np.array([a, c * 1e9, 0.0, 0.0]), 0.1, 120, thin, q[:_FEW], fewer[:_FEW]) for _, a, c in _apart(starts)
+    ]
+    made = climb(min(tops, key=lambda each: each.fun).x, 0.02, 300, probe.pixels, q, found)
     return -float(made.fun), made.x * unit
 
 

@@ -9,7 +9,7 @@ import pytest
 from probeloop.plugins.checkup.bragg import camera_angle
 from probeloop.plugins.checkup.centre import Disc, dead_pixels, find_disc, hot_pixels, mended
 from probeloop.plugins.checkup.drift import rate, register
-from probeloop.plugins.checkup.interference import Lens, Probe, fit_lens, modelled, object_image
+from probeloop.plugins.checkup.interference import Lens, Probe, fit_lens, modelled
 from probeloop.plugins.checkup.lattice import NOTHING, Fit, Power, fit_lattice, reciprocal
 from probeloop.plugins.checkup.rotation import matrix, turn_from_curl, turn_from_knob
 from probeloop.plugins.checkup.transform import Box
@@ -28,7 +28,7 @@ def disc_image(centre: tuple[float, float], radius: float, size: int = 64, fine:
     return sharp.reshape(size, fine, size, fine).mean(axis=(1, 3))
 
 
-@pytest.mark.parametrize("centre, radius", [((31.3, 33.8), 10.2), ((20.0, 40.5), 6.6), ((29.51, 30.2), 17.9)])
+@pytest.mark.parametrize(("centre", "radius"), [((31.3, 33.8), 10.2), ((20.0, 40.5), 6.6), ((29.51, 30.2), 17.9)])
 def test_the_disc_is_found_to_a_hundredth_of_its_radius(centre: tuple[float, float], radius: float) -> None:
     rng = np.random.default_rng(2)
     frames = 32
@@ -55,7 +55,8 @@ def test_no_disc_in_the_dark_and_a_clipped_one_says_so() -> None:
     assert find_disc(np.zeros((64, 64)), 16) is None
     assert find_disc(rng.poisson(0.02, (64, 64)) / 16, 16) is None
     found = find_disc(50 * disc_image((4.0, 30.0), 9.0), 16)
-    assert found is not None and found.clipped
+    assert found is not None
+    assert found.clipped
 
 
 def test_hot_and_dead_pixels_are_found_and_mended() -> None:
@@ -84,7 +85,7 @@ def crystal(transform: np.ndarray, cell: np.ndarray, n: int, step: float, seed: 
     return wave[..., None] * [1.0, 0.7, -0.5, 0.2] + rng.normal(0, 1.0, (n, n, 4))
 
 
-@pytest.mark.parametrize("scale, angle", [(1.0, 0.1), (1.07, 0.7), (0.93, -0.5)])
+@pytest.mark.parametrize(("scale", "angle"), [(1.0, 0.1), (1.07, 0.7), (0.93, -0.5)])
 @pytest.mark.parametrize("shape", [(A, A, math.pi / 2), (0.32e-9, 0.32e-9, math.radians(120))])
 def test_the_lattice_tells_the_scans_scale(scale: float, angle: float, shape: tuple[float, float, float]) -> None:
     cell = reciprocal(*shape)
@@ -118,7 +119,8 @@ def test_box_follows_the_calibrations_and_holds_a_disc_that_is_elsewhere() -> No
     box = Box.of((128, 128), known)
     assert box.bin == 1
     pixels = box.pixels((64.0, 62.0))  # 4 px off in either direction
-    assert pixels.min(axis=0).max() < -11 and pixels.max(axis=0).min() > 11
+    assert pixels.min(axis=0).max() < -11
+    assert pixels.max(axis=0).min() > 11
     everything = Box.of((128, 128), CalibrationSet())
     assert everything.bin * everything.side >= 126
 
@@ -145,7 +147,7 @@ def weak_object(probe: Probe, lens: Lens, n: int, seed: int = 0) -> np.ndarray:
     return images / images.std() + rng.normal(0, 1.0, images.shape)
 
 
-@pytest.mark.parametrize("rotation, flip, c10", [(0.5, 1.0, 30e-9), (-1.2, -1.0, -45e-9)])
+@pytest.mark.parametrize(("rotation", "flip", "c10"), [(0.5, 1.0, 30e-9), (-1.2, -1.0, -45e-9)])
 def test_the_interference_tells_rotation_flip_and_lens(rotation: float, flip: float, c10: float) -> None:
     probe = disc_probe()
     lens = Lens(0.0, rotation, flip, c10, 4e-9, -3e-9)
@@ -180,7 +182,7 @@ def test_the_change_of_focus_decides_about_half_a_turn() -> None:
     assert "disagree" in why
 
 
-@pytest.mark.parametrize("rotation, flip", [(0.4, 1.0), (2.5, -1.0), (-1.9, 1.0)])
+@pytest.mark.parametrize(("rotation", "flip"), [(0.4, 1.0), (2.5, -1.0), (-1.9, 1.0)])
 def test_the_curl_tells_rotation_and_flip(rotation: float, flip: float) -> None:
     n, step = 40, 75e-12
     at = np.arange(n) * step
@@ -193,7 +195,9 @@ def test_the_curl_tells_rotation_and_flip(rotation: float, flip: float) -> None:
         gradient -= np.sin(phase)[..., None] * each * A
     com = gradient @ matrix(rotation, flip)  # M^T, row by row
     rng = np.random.default_rng(0)
-    turn = turn_from_curl(com + rng.normal(0, 0.2, com.shape), potential + rng.normal(0, 0.5, (n, n)), q, (step, step))
+    turn = turn_from_curl(
+        com + rng.normal(0, 0.2, com.shape), potential + rng.normal(0, 0.5, (n, n)), q, (step, step)
+    )
     assert turn.flip == flip
     assert abs(math.remainder(turn.rotation - rotation, 2 * math.pi)) < math.radians(2)
     assert turn.significance > 1

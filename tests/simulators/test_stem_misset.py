@@ -72,7 +72,7 @@ def alike(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
 
-@pytest.mark.parametrize("rotation, flip", [(0.0, 1.0), (0.6, 1.0), (-2.4, -1.0), (1.3, -1.0)])
+@pytest.mark.parametrize(("rotation", "flip"), [(0.0, 1.0), (0.6, 1.0), (-2.4, -1.0), (1.3, -1.0)])
 def test_a_letter_f_is_an_f_and_deflects_along_its_gradient(rotation: float, flip: float) -> None:
     true = MisSet(scale=1.05, rotation=rotation, flip=flip, camera=0.97, centre=(2.3, -1.6))
     com, _, drawn = scanned_f(true)
@@ -85,9 +85,13 @@ def test_a_letter_f_is_an_f_and_deflects_along_its_gradient(rotation: float, fli
     turned = com @ detector_to_scan(known, "the test").T
     gradient = np.stack(np.gradient(drawn)[::-1], axis=-1)
     assert alike(turned, gradient) > 0.85
-    mirrored = com @ detector_to_scan(
-        CalibrationSet((known.calibrations[0], Calibration(id="f", kind="scan_detector_flip", value=(-flip,)))), "it"
-    ).T
+    mirrored = (
+        com
+        @ detector_to_scan(
+            CalibrationSet((known.calibrations[0], Calibration(id="f", kind="scan_detector_flip", value=(-flip,)))),
+            "it",
+        ).T
+    )
     assert alike(mirrored, gradient) < 0.6
     # the image itself: the potential that the deflection comes from is an F, not its mirror image
     potential = np.cumsum(turned[..., 0] - turned[0, 0, 0], axis=1)
