@@ -118,6 +118,16 @@ def modelled(probe: Probe, pixels: Array, q: Array, v: Array, flip: float) -> Wa
     return np.asarray(lower - upper)
 
 
+@nb.njit(nogil=True, cache=True, inline="always")
+def _aperture(square: Any, inner: Any, outer: Any, edge: Any) -> Any:
+    """Return 1 within `inner`, 0 beyond `outer`, linear between; square: of the distance from the centre."""
+    if square >= outer * outer:
+        return 0.0
+    if square <= inner * inner:
+        return 1.0
+    return (outer - math.sqrt(square)) / edge
+
+
 @nb.njit(nogil=True, cache=True)
 def explained(found: Any, k: Any, shift: Any, radius: Any, edge: Any, lens: Any) -> float:
     """Return the log likelihood of waves (Q, K), summed over the frequencies, their amplitude and noise unknown.
@@ -126,6 +136,7 @@ def explained(found: Any, k: Any, shift: Any, radius: Any, edge: Any, lens: Any)
     pi / lambda.
     """
     total = 0.0
+    inner, outer = radius - edge / 2, radius + edge / 2
     xx, yy, xy = lens[0] + lens[1], lens[0] - lens[1], 2 * lens[2]
     for i in range(shift.shape[0]):
         sx, sy = shift[i, 0], shift[i, 1]
@@ -135,8 +146,8 @@ def explained(found: Any, k: Any, shift: Any, radius: Any, edge: Any, lens: Any)
         seen = 0
         for j in range(k.shape[0]):
             x, y = k[j, 0], k[j, 1]
-            low = min(max((radius - math.hypot(x - sx, y - sy)) / edge + 0.5, 0.0), 1.0)
-            up = min(max((radius - math.hypot(x + sx, y + sy)) / edge + 0.5, 0.0), 1.0)
+            low = _aperture((x - sx) ** 2 + (y - sy) ** 2, inner, outer, edge)
+            up = _aperture((x + sx) ** 2 + (y + sy) ** 2, inner, outer, edge)
             if low + up < 0.02:
                 continue
             ramp = 2 * (xx * x * sx + yy * y * sy) + xy * (x * sy + y * sx)
