@@ -222,7 +222,7 @@ class Diffraction:
         q = np.array([fit.transform @ (w.cell @ np.array(each)) for each in w.reflections])
         own = yield Reduce(scan, w.pixels, readings.curl_reading(probe.step, q))
         curl = Turn(*own)
-        knob, why = yield from self._by_knob(chosen, probe, q)
+        knob, why = yield from self._by_knob(scan, chosen, probe, q)
         turn, method = (
             (knob, "interference in the disc before and after a change of C10") if not why else (curl, "curl")
         )
@@ -240,7 +240,8 @@ class Diffraction:
         self.findings.calibrated("scan_detector_rotation", (turn.rotation,), turn.sigma, "rad", method, state)
         self.findings.calibrated("scan_detector_flip", (turn.flip,), 0.0, "", method, state)
 
-    def _by_knob(self, chosen: tuple[int, ...], probe: Probe, q: NDArray[np.float64]) -> Steps:
+    def _by_knob(self, base: Result, chosen: tuple[int, ...], probe: Probe, q: NDArray[np.float64]) -> Steps:
+        """Return the turn and why there is none, or "", from scans to either side of `base`'s focus."""
         w, place = self.wanted, self.known.place
         if "C10" not in self.info.limits.knobs or "SetAberrations" not in self.info.commands:
             return Turn(0.0, 1.0, math.pi, 0.0), f"{self.info.name} has no knob C10"
@@ -260,7 +261,7 @@ class Diffraction:
         turn, why = Turn(0.0, 1.0, math.pi, 0.0), ""
         for one, two in pairs:
             if 0.0 in (one, two) and 0.0 not in seen:  # where one of them is too far from focus
-                seen[0.0] = Lens(*(yield Reduce(self.known.scan, w.pixels, reading)))
+                seen[0.0] = Lens(*(yield Reduce(base, w.pixels, reading)))
             turn, why = turn_from_knob(seen[one], seen[two], two - one)
             if not why:
                 c10, a, b = _at_zero({one: seen[one], two: seen[two]}, turn.rotation)
