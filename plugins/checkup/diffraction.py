@@ -35,6 +35,8 @@ from .transform import Box
 
 ELECTRON = 1.602176634e-19
 ENOUGH = 80.0  # a lattice whose peaks stand this far above the rest is taken without looking elsewhere
+WITNESS, ALONE = 1.5, 2.5  # significance from which the curl is heard beside another way, and by itself
+IN_SIGHT = 35e-9  # [m] further from focus the mean deflection shows next to nothing
 RIM = 0.7  # pixels of the disc's edge that are left out
 
 
@@ -233,7 +235,7 @@ class Diffraction:
             raise PlanError(
                 "the two ways to rotation and flip disagree", "a thinner place of the crystal, nearer to focus"
             )
-        if why and not curl.significance > 1:
+        if why and not curl.significance > ALONE:
             raise PlanError(f"rotation and flip are not seen: {why}; and the mean deflection shows no clear gradient")
         self.known.turn = turn
         state = self.known.state
@@ -273,7 +275,8 @@ class Diffraction:
 
     def _agree(self, turn: Turn, curl: Turn) -> bool:
         """Hold the curl's answer against the knob's; False where the curl has one, and it is another."""
-        if not curl.significance > 1:
+        lens = self.known.lens
+        if not curl.significance > WITNESS or (lens is not None and abs(lens.c10) > IN_SIGHT):
             self.findings.cannot("rotation by curl", "the mean deflection shows no clear gradient at this defocus")
             return True
         apart = math.degrees(math.remainder(curl.rotation - turn.rotation, 2 * math.pi))
