@@ -259,11 +259,13 @@ class Diffraction:
         del self.findings.changed["C10"]
         second = Lens(*(yield Reduce(below, w.pixels, reading)))
         seen = {w.defocus: first, -w.defocus: second}
-        pairs = [(w.defocus, -w.defocus), (0.0, -w.defocus), (0.0, w.defocus)]
+        pairs = [(w.defocus, -w.defocus)]
+        if turn_from_knob(first, second, -2 * w.defocus)[1] or _uneven(first, second):  # one is too far from focus
+            seen[0.0] = Lens(*(yield Reduce(base, w.pixels, reading)))
+            pairs += [(0.0, -w.defocus), (0.0, w.defocus)]
+            pairs.sort(key=lambda pair: -sum(seen[each].likelihood for each in pair))
         turn, why = Turn(0.0, 1.0, math.pi, 0.0), ""
         for one, two in pairs:
-            if 0.0 in (one, two) and 0.0 not in seen:  # where one of them is too far from focus
-                seen[0.0] = Lens(*(yield Reduce(base, w.pixels, reading)))
             turn, why = turn_from_knob(seen[one], seen[two], two - one)
             if not why:
                 c10, a, b = _at_zero({one: seen[one], two: seen[two]}, turn.rotation)
@@ -342,6 +344,11 @@ def _at_zero(seen: dict[float, Lens], rotation: float) -> tuple[float, float, fl
     if abs(math.remainder(far.rotation - rotation, 2 * math.pi)) > 1:
         far = far.other_half
     return far.c10 - knob, far.c12a, far.c12b
+
+
+def _uneven(first: Lens, second: Lens) -> bool:
+    """Return True where one of two fits explains so much less that it may be none."""
+    return 3 * min(first.likelihood, second.likelihood) < max(first.likelihood, second.likelihood)
 
 
 def _scaled(probe: Probe, scale: float) -> Probe:

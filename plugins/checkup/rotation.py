@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from .interference import Lens
 
 Array = NDArray[np.float64]
-_KNOB_ERROR = 0.4  # share by which a knob's response may be off
+_KNOB_ERROR = 0.3  # share by which a knob's response may be off
 _NEAR, _FAR = 12e-9, 60e-9  # [m]
+_APART = math.radians(4)  # two good fits agree to half a degree
 _LEAST = math.radians(0.2)  # what the sampling of the disc leaves
 
 
@@ -71,7 +72,7 @@ def turn_from_knob(first: Lens, second: Lens, change: float) -> tuple[Turn, str]
     if abs(near.c10) < _NEAR:  # there the images of the disc's pixels lie on each other, and tell little
         return Turn(best.rotation, flip, _LEAST, better), ""
     apart = math.remainder(near.rotation - best.rotation, math.pi)
-    if near.flip != flip or abs(apart) > math.radians(10):
+    if near.flip != flip or abs(apart) > _APART:
         return NO_TURN, "the two scans disagree about the rotation"
     weight = [min(abs(each.c10), _FAR) ** 2 for each in (best, near)]
     rotation = math.remainder(best.rotation + apart * weight[1] / sum(weight), 2 * math.pi)
