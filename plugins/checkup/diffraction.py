@@ -101,7 +101,7 @@ class Diffraction:
         self.known.level, noise, count = flat[:3]
         self.known.hot = _places(flat[3:])
         words = f"level {flat[0]:.3g}, noise {noise:.3g} counts a frame, {count:.0f} hot pixels"
-        self.findings.row("dark reference", "passed", words, hot_pixels=int(count), hot_places=self.known.hot)
+        self.findings.row("dark reference", "found", words, hot_pixels=int(count), hot_places=self.known.hot)
         self.findings.values["hot_pixels"] = int(count)
 
     def vacuum(self) -> Steps:
@@ -211,7 +211,7 @@ class Diffraction:
         flat = yield Reduce(scan, self.wanted.pattern, readings.dead_reading(max(1, int(told.frames))))
         where = _places(flat[2:])
         words = f"{flat[0]:.0f} dead pixels; {flat[1]:.0%} of the camera could be judged"
-        self.findings.row("dead pixels", "passed", words, dead_pixels=int(flat[0]), dead_places=where)
+        self.findings.row("dead pixels", "found", words, dead_pixels=int(flat[0]), dead_places=where)
         self.findings.values["dead_pixels"] = int(flat[0])
 
     def rotation(self) -> Steps:

@@ -43,7 +43,7 @@ _WORDS = {
     "read back": "sets, reads and puts back every capability", "dark": "dark reference and hot pixels",
     "vacuum": "vacuum probe: centre, camera length, beam current", "lattice": "looks for the known lattice",
     "pixels": "dead pixels", "rotation": "rotation and flip, at two foci", "bragg": "camera length by Bragg discs",
-    "drift": "drift", "flyback": "flyback and settling",
+    "drift": "drift", "flyback": "flyback",
 }  # fmt: skip
 
 
