@@ -17,6 +17,7 @@ from probeloop.api import Aberrations, Clock, DriverError, FrameBuffer, FrameFla
 
 from .camera import Sensor
 from .dose import DoseMap
+from .misset import TRUE, MisSet
 from .noise import Stream, stream_seed, trigger_chance
 from .physics import Geometry, Planes, Scatterer, make_probe
 from .world import World
@@ -61,9 +62,17 @@ def delivered(
 
 
 class Exposer:
-    """Makes frames. specimen None = vacuum."""
+    """Makes frames. specimen None = vacuum. truth: how the SCAN frame, that of the aberrations, lies to the camera."""
 
-    def __init__(self, geometry: Geometry, specimen: Planes | World | None, seed: int, threads: int) -> None:
+    def __init__(
+        self,
+        geometry: Geometry,
+        specimen: Planes | World | None,
+        seed: int,
+        threads: int,
+        truth: MisSet = TRUE,
+    ) -> None:
+        self._truth = truth
         self.geometry, self.specimen, self.threads = geometry, specimen, threads
         self._seed = stream_seed(seed)
         self._scatterers: list[Any] = [
@@ -89,7 +98,8 @@ class Exposer:
             while len(self._probes) > 1:
                 self._probes.pop(next(iter(self._probes)))
             world = self.specimen if isinstance(self.specimen, World) else None
-            self._probes[aberrations] = world.probe(aberrations) if world else make_probe(aberrations, self.geometry)
+            turned = self._truth.turned(aberrations)
+            self._probes[aberrations] = world.probe(turned) if world else make_probe(turned, self.geometry)
         return self._probes[aberrations]
 
     def expose(
@@ -115,7 +125,6 @@ class Exposer:
             out[:] = 0
             return saturated
         probes = [self.probe(a) for a in aberrations]
-
         rows = iter(range(len(places)))  # a thread takes the next frame when it is done with one: none waits long
 
         def some(worker: int) -> None:
@@ -150,11 +159,15 @@ class Receiver(Protocol):
 class Pattern:
     """The camera: the far field on its sensor.
 
-    inserted(): asked at every exposure. flat: the camera is lit evenly instead, for a gain reference.
+    inserted(): asked at every exposure. flat: the camera is lit evenly instead, for a gain reference. centre: whole
+    pixels by which the pattern is off the camera's middle.
     """
 
-    def __init__(self, sensor: Sensor, pixels: int, inserted: Callable[[], bool], flat: bool = False) -> None:
-        self._sensor, self._inserted, self._flat = sensor, inserted, flat
+    def __init__(
+        self, sensor: Sensor, pixels: int, inserted: Callable[[], bool], flat: bool = False,
+        centre: tuple[int, int] = (0, 0),
+    ) -> None:  # fmt: skip
+        self._sensor, self._inserted, self._flat, self._centre = sensor, inserted, flat, centre
         self.blind_is_zero = sensor.blind_is_zero
         self._even = np.full((pixels, pixels), (1.0 if flat else 0.0) / pixels, np.complex64)
 
@@ -166,6 +179,8 @@ class Pattern:
         if not self._inserted():
             electrons = 0.0
         wave = self._even if self._flat or electrons <= 0 else scatterer.far_field(probe, *place, int(stream[1]))
+        if any(self._centre):
+            wave = np.roll(wave, self._centre, axis=(0, 1))
         return self._sensor.record(wave, electrons, seconds, stream, out[0])
 
 
@@ -175,7 +190,7 @@ class Conditions:
 
     aberrations(t_ns (N,)), settled_ns(): of the lens. drift(t_ns (N,)): (N, 2) [m]. electrons(): per exposure, 0 =
     blanked. dose: where they are laid down, None = not on the specimen. age(): lets the dose do its damage, None = it
-    does none.
+    does none. truth: what the positions and the dose that are told differ from.
     """
 
     aberrations: Callable[[NDArray[np.int64]], list[Aberrations]]
@@ -184,6 +199,11 @@ class Conditions:
     electrons: Callable[[], float]
     dose: DoseMap | None = None
     age: Callable[[], None] | None = None
+    truth: MisSet = TRUE
+
+    def on_specimen(self, places: NDArray[np.float64], time_ns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return where on the specimen the probe is, (N, 2) [m], when the scanner has it at `places` (N, 2) [m]."""
+        return self.truth.placed(places, self.drift(time_ns))
 
 
 @dataclass(frozen=True)
@@ -243,7 +263,7 @@ class Exposures:
         electrons = conditions.electrons()
         settling = time_ns < conditions.settled_ns()
         states = conditions.aberrations(time_ns)
-        places = triggers.place[some] - conditions.drift(time_ns)
+        places = conditions.on_specimen(triggers.place[some], time_ns)
         numbers, seconds = triggers.number[some], self.period_ns * 1e-9
         saturated = self.exposer.expose(states, places, numbers, electrons, seconds, self.receiver, buffer.data[:n])
         flags = triggers.flags[some].copy()
@@ -253,7 +273,7 @@ class Exposures:
         buffer.time_ns[:n] = time_ns
         buffer.scan_index[:n] = np.where(settling | repeated, -1, triggers.scan_index[some])
         buffer.position[:n] = triggers.position[some]
-        buffer.dose[:n] = np.where(repeated, 0.0, electrons)
+        buffer.dose[:n] = np.where(repeated, 0.0, electrons / conditions.truth.current)
         buffer.flags[:n] = flags
         return _Batch(int(some[0]), places, electrons, states[-1])
 
@@ -264,17 +284,17 @@ class Exposures:
             return upto
         places = batch.places
         if len(places) != upto - first or batch.first != first:
-            places = triggers.place[first:upto] - conditions.drift(triggers.time_ns[first:upto])
+            places = conditions.on_specimen(triggers.place[first:upto], triggers.time_ns[first:upto])
         radius = conditions.dose.footprint(batch.state)
         conditions.dose.lay(places, electrons, radius)
         low, high = np.searchsorted(self._transits, (first, upto))
         if high > low:
             to = self._transits[low:high]
-            shift = conditions.drift(triggers.time_ns[to - 1])
-            waited = triggers.time_ns[to] - triggers.time_ns[to - 1] - self.period_ns
+            left = triggers.time_ns[to - 1]
+            waited = triggers.time_ns[to] - left - self.period_ns
             conditions.dose.sweep(
-                triggers.place[to - 1] - shift,
-                triggers.place[to] - shift,
+                conditions.on_specimen(triggers.place[to - 1], left),
+                conditions.on_specimen(triggers.place[to], left),
                 electrons * waited / self.period_ns,
                 radius,
             )

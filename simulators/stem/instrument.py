@@ -21,7 +21,6 @@ from probeloop.api import (
     Alarm,
     Axis,
     Blank,
-    Calibration,
     DriverError,
     InstrumentInfo,
     Limits,
@@ -39,10 +38,12 @@ from probeloop.api import (
 )
 
 from .annular import Annuli, default_annuli
+from .believed import calibrations
 from .camera import make_sensor, pattern_spec
 from .damage import Damage
 from .dose import CELL, DoseMap
 from .exposure import Conditions, Exposer, Exposures, Pattern, Receiver, Triggers, delivered
+from .misset import REACH, MisSet
 from .monitor import BeamMonitor
 from .mounted import mount
 from .optics import draw_lens
@@ -70,7 +71,9 @@ class StemSimulator:
     def __init__(self, parameters: StemSettings | None = None) -> None:
         self.parameters = p = parameters or StemSettings()
         volts = p.voltage * 1e3
-        self.geometry = Geometry(p.pixels, p.pixel_angle * 1e-3, wavelength(volts), p.convergence * 1e-3)
+        self._true = MisSet.draw(p.mis_set, p.seed, p.pixels)
+        angle = p.pixel_angle * 1e-3 * self._true.camera
+        self.geometry = Geometry(p.pixels, angle, wavelength(volts), p.convergence * 1e-3, self._true.centre)
         self.clock = VirtualClock(p.pace)
         rng = np.random.default_rng([p.seed, 0])
         self._lens = draw_lens(
@@ -83,8 +86,9 @@ class StemSimulator:
         self._drift = p.drift * np.array([math.cos(angle), math.sin(angle)])
         self._width = p.tile * p.pixels * self.geometry.pixel
         self._mounted = mount(p, self.geometry, (volts, self.geometry.convergence, p.spectrometer.collection * 1e-3))
-        self._exposer = Exposer(self.geometry, self._mounted.field, p.seed, p.threads)
-        self._vacuum = Exposer(self.geometry, None, p.seed + 1, 1)
+        self._reach = REACH if p.mis_set else 1.0
+        self._exposer = Exposer(self.geometry, self._mounted.field, p.seed, p.threads, self._true)
+        self._vacuum = Exposer(self.geometry, None, p.seed + 1, 1, self._true)
         self._walk = RandomWalk([p.seed, 4], (p.drift_walk, p.drift_walk), _WALK_STEP_NS, smooth=True)
         self._deflection = Deflection(p.scan_settling, p.line_jitter, p.seed)
         self._sensor = make_sensor(p.detector, p.camera, p.pixels, self.geometry.angle, p.seed)
@@ -109,7 +113,7 @@ class StemSimulator:
 
     def describe(self) -> InstrumentInfo:
         """Say what the column is and can do."""
-        p, half = self.parameters, self._mounted.half
+        p, half = self.parameters, self._reach * self._mounted.half
         return InstrumentInfo(
             name="stem",
             modality="stem",
@@ -137,7 +141,7 @@ class StemSimulator:
             safe_state=(Blank(),),
             safe_readback={"blanked": True},
             settling={"SetAberrations": p.settling, "MoveProbe": _MOVE_SETTLING_NS / 1e9},
-            calibrations=self._calibrations(),
+            calibrations=calibrations(p, self._sensor.counts_per_electron),
             can_wait=p.can_wait,
             camera_pixels=p.pixels**2,
             footprint=0.6 * self.geometry.wavelength / self.geometry.convergence,
@@ -280,15 +284,17 @@ class StemSimulator:
         """Return what no real column tells, for scoring alone.
 
         aberrations: now. offset, response: of the lens. drift: (vx, vy) [m/s]. potential: [V m], pixel size
-        potential_pixel [m]. dose_map: [e/m²] in cells of dose_cell [m]. grain(x, y): 0 or 1 at places [m]. What else
-        there is depends on the specimen. composition: see composition.py. And what the camera (camera.py) and the
-        damage (damage.py) tell.
+        potential_pixel [m]. dose_map: [e/m²] in cells of dose_cell [m]. grain(x, y): 0 or 1 at places [m]. All are
+        about places on the specimen: to_specimen (2, 2) @ commanded (x, y). calibrations: true values by kind.
+        composition: see composition.py. And what the specimen, the camera and the damage tell.
         """
         return {
             "aberrations": self._lens.at(self.clock.now_ns()),
             "offset": self._lens.offset,
             "response": self._lens.response.copy(),
             "drift": self._drift.copy(),
+            "to_specimen": self._true.scale * self._true.to_scan.T,
+            "calibrations": self._true.truth(self.parameters),
             "potential_pixel": self.geometry.pixel,
             "dose_map": self._dose.density,
             "dose_cell": CELL,
@@ -315,13 +321,13 @@ class StemSimulator:
     def _acquisition(self, spec: StreamSpec, exposures: Exposures, settled: int) -> Acquisition:
         made = exposures.frames(self.clock, self._cancelled)
         on_host = round(exposures.period_ns / (self.clock.pace or 1.0))
-        sent = self._current * exposures.period_ns * 1e-9 / _ELECTRON
+        sent = self._true.current * self._current * exposures.period_ns * 1e-9 / _ELECTRON
         truth = partial(truth_of, exposures.triggers, exposures.conditions, sent)
         return Acquisition(spec.name, spec, made, settled, on_host, self.read_back(), truth)
 
     def _inside(self, places: NDArray[np.float64]) -> None:
         """Raise DriverError where places (N, 2) [m] are not on a specimen that ends."""
-        edge, most = self._mounted.edge, float(np.abs(places).max())
+        edge, most = self._reach * self._mounted.edge, float(np.abs(places).max())
         if most > edge * (1 + 1e-9):
             raise DriverError(
                 f"the scan leaves the specimen: {most * 1e9:.3g} nm", f"|x|, |y| <= {edge * 1e9:.3g} nm"
@@ -349,7 +355,7 @@ class StemSimulator:
 
     def _conditions(self, period: int, dark: bool = False) -> Conditions:
         def electrons() -> float:
-            return 0.0 if self._blanked or dark else self._current * period * 1e-9 / _ELECTRON
+            return 0.0 if self._blanked or dark else self._true.current * self._current * period * 1e-9 / _ELECTRON
 
         return Conditions(
             self._lens.states,
@@ -358,6 +364,7 @@ class StemSimulator:
             electrons,
             self._dose,
             self._damage.age if self._damage else None,
+            self._true,
         )
 
     def _drifted(self, time_ns: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -366,31 +373,10 @@ class StemSimulator:
         return linear if self._walk.still else linear + self._walk.at(time_ns)
 
     def _pattern(self, flat: bool = False) -> Pattern:
-        return Pattern(self._sensor, self.parameters.pixels, lambda: self._inserted, flat)
+        centre = self.geometry.whole_centre
+        return Pattern(self._sensor, self.parameters.pixels, lambda: self._inserted, flat, centre)
 
     def _spec(self, period: int, nav: tuple[Axis, ...], sync: Any = "pixel") -> StreamSpec:
-        spec = pattern_spec(self._sensor.units, self.parameters.pixels, self.geometry.angle, nav, period, sync)
+        angle = self.parameters.pixel_angle * 1e-3
+        spec = pattern_spec(self._sensor.units, self.parameters.pixels, angle, nav, period, sync)
         return msgspec.structs.replace(spec, can_wait=self.parameters.can_wait)
-
-    def _calibrations(self) -> tuple[Calibration, ...]:
-        p, when = self.parameters, "2026-01-01T00:00:00+00:00"
-        state: dict[str, float | int | bool | str] = {"voltage": p.voltage * 1e3}
-        half = float(p.pixels // 2)
-
-        def known(kind: Any, value: tuple[float, ...], sigma: float, units: str) -> Calibration:
-            spread = (sigma,) * len(value)
-            return Calibration(
-                id=f"stem-{kind}", kind=kind, value=value, sigma=spread, units=units, method="simulator",
-                time=when, valid_for=state,
-            )  # fmt: skip
-
-        return (
-            known("pattern_centre", (half, half), 0.0, "px"),
-            known("detector_scale", (p.pixel_angle * 1e-3,), 0.0, "rad/px"),
-            known("convergence_angle", (p.convergence * 1e-3,), 0.0, "rad"),
-            known("counts_per_electron", (self._sensor.counts_per_electron,), 0.0, "counts/e"),
-            known("beam_current", (p.beam_current * 1e-12,), 0.02 * p.beam_current * 1e-12, "A"),
-            known("scan_scale", (1.0,), 0.0, ""),
-            known("scan_detector_rotation", (0.0,), 0.0, "rad"),
-            known("scan_detector_flip", (1.0,), 0.0, ""),
-        )

@@ -27,13 +27,26 @@ _MULTIPLES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 16, 18, 20)
 class Geometry:
     """The far field on the camera.
 
-    pixels: of the square camera. angle: [rad/px]. wavelength [m]. convergence: half angle alpha [rad].
+    pixels: of the square camera. angle: [rad/px]. wavelength [m]. convergence: half angle alpha [rad]. centre (ky,
+    kx): of the pattern, less n / 2 [px]; the probe is tilted by the fraction, whoever counts moves by `whole_centre`.
     """
 
     pixels: int
     angle: float
     wavelength: float
     convergence: float
+    centre: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def whole_centre(self) -> tuple[int, int]:
+        """The centre's whole pixels."""
+        return round(self.centre[0]), round(self.centre[1])
+
+    @property
+    def tilt(self) -> tuple[float, float]:
+        """The fraction of a pixel that is left, as a tilt of the probe (ky, kx) [1/m]."""
+        (ky, kx), (py, px) = self.centre, self.whole_centre
+        return (ky - py) / self.field, (kx - px) / self.field
 
     @property
     def field(self) -> float:
@@ -74,12 +87,13 @@ def aperture_wave(aberrations: Aberrations, geometry: Geometry, multiple: int = 
     n = geometry.pixels * multiple
     k1 = np.fft.fftfreq(n, geometry.pixel)
     step = 1 / (n * geometry.pixel)
-    reach = math.ceil(geometry.convergence / geometry.wavelength / step) + 2
+    tilt = geometry.tilt
+    reach = math.ceil((geometry.convergence / geometry.wavelength + max(map(abs, tilt))) / step) + 2
     near = np.flatnonzero(np.abs(k1) <= reach * step)
-    k = k1[near]
-    radius = np.hypot(k[:, None], k)
+    y, x = k1[near] - tilt[0], k1[near] - tilt[1]
+    radius = np.hypot(y[:, None], x)
     edge = np.clip((geometry.convergence / geometry.wavelength - radius) / step + 0.5, 0, 1)
-    wave = edge * np.exp(-1j * chi(aberrations, k[None, :], k[:, None], geometry.wavelength))
+    wave = edge * np.exp(-1j * chi(aberrations, x[None, :], y[:, None], geometry.wavelength))
     wave /= math.sqrt(float((edge**2).sum()))
     whole = np.zeros((n, n), np.complex64)
     whole[np.ix_(near, near)] = wave

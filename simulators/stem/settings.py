@@ -36,6 +36,8 @@ class StemSettings(Settings):
     of the deflectors. missed_rate, doubled_rate: share of the frames that are lost or come twice, by chance.
     detector: camera, what it does to a pattern. damage, critical_dose: what the dose does to the specimen, and where
     radiolysis has left 1/e. annuli: inner and outer angle of annular detectors, in the place of the default ones.
+    mis_set: 0-1, how wrong the calibrations are that the operator believes (scan scale, rotation, flip, camera
+    length, pattern centre, beam current: see misset.MisSet); 0 = they are true.
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 1
@@ -46,6 +48,7 @@ class StemSettings(Settings):
     pixel_angle: Annotated[float, quantity("mrad", gt=0.1, le=10)] = 2.35
     beam_current: Annotated[float, quantity("pA", ge=0.01, le=1000)] = 50.0
     misalignment: Annotated[float, quantity("", ge=0, le=2)] = 0.01
+    mis_set: Annotated[float, quantity("", ge=0, le=1)] = 0.0
     offset: dict[str, Annotated[float, quantity("m", ge=-1e-3, le=1e-3)]] = {}
     cross_talk: Annotated[float, quantity("", ge=0, le=0.3)] = 0.04
     settling: Annotated[float, quantity("s", ge=0, le=10)] = 0.05
@@ -80,7 +83,7 @@ class StemSettings(Settings):
 
     def problems(self) -> Iterable[str]:
         """Yield what the camera can't hold."""
-        limit = self.pixel_angle * self.pixels / 3
+        limit = self.pixel_angle * self.pixels / 3 / (1 + 0.2 * self.mis_set)
         if limit < self.convergence:
             yield (
                 "the bright-field disc is larger than the camera's band limit: raise pixel_angle or pixels, "

@@ -25,4 +25,4 @@ def truth_of(triggers: Triggers, conditions: Conditions, electrons: float) -> di
     for name in sorted({name for state in kept.values() for name in state.as_dict()}):
         made[name] = np.array([state.as_dict().get(name, 0.0) for state in kept.values()])[rows]
     made["electrons"] = np.array([electrons])
-    return made if conditions.dose is None else made | {"position": triggers.place - drift}
+    return made if conditions.dose is None else made | {"position": conditions.on_specimen(triggers.place, time_ns)}

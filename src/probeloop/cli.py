@@ -19,6 +19,7 @@ _EXAMPLES = {
     "list": "probeloop list --json",
     "new": "probeloop new plugin my_filter",
     "check": "probeloop check plugins/annular_detector.py",
+    "checkup": "probeloop checkup stem --headless --seed 3\n  probeloop checkup my-rig.toml --lattice 0.3905 --apply",
     "replay": "probeloop replay sessions/2026-03-01_120000_stem",
     "rerun": "probeloop rerun sessions/2026-03-01_120000_stem --json",
     "score": "probeloop score sessions/2026-03-01_120000_stem --json",
@@ -69,6 +70,17 @@ def _parser() -> argparse.ArgumentParser:
         each = add(name, text)
         each.add_argument("session", help="folder of the session")
         each.add_argument("--json", action="store_true", help="print as JSON")
+    check_up = add("checkup", "measure what an instrument believes of itself: STOP, read-back, calibrations, drift")
+    check_up.add_argument("rig", help="name of a shipped rig, or the path of a .toml")
+    check_up.add_argument("--seed", type=int, help="of a simulator: which column")
+    check_up.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the rig")
+    check_up.add_argument(
+        "--lattice", metavar="A[,B[,ANGLE]]", help="known lattice [nm, deg] (default: SrTiO3, 0.3905)"
+    )
+    check_up.add_argument("--apply", action="store_true", help="keep what was found for later runs of this rig")
+    check_up.add_argument("--record", metavar="DIR", help="folder for the session (default: ./sessions)")
+    check_up.add_argument("--headless", action="store_true", help="no window")
+    check_up.add_argument("--json", action="store_true", help="print as JSON")
     gui = add("gui", "open the window of a rig that runs")
     stop = add("stop", "STOP: the instrument goes to its safe state, every queue is flushed")
     for each in (gui, stop):
@@ -193,6 +205,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from .rig.score import score
 
             return score(options)
+        case "checkup":
+            from .rig.checkup import checkup
+
+            return checkup(options)
         case "stop":
             from .rig.client import stop
 

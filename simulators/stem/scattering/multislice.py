@@ -157,11 +157,12 @@ class Medium:
         k1 = np.fft.fftfreq(size, geometry.pixel)
         step = 1 / (size * geometry.pixel)
         limit = geometry.convergence / geometry.wavelength
-        near = np.flatnonzero(np.abs(k1) <= limit + step)
-        k = k1[near]
-        square = k[:, None] ** 2 + k**2
+        tilt_y, tilt_x = geometry.tilt
+        near = np.flatnonzero(np.abs(k1) <= limit + step + max(abs(tilt_y), abs(tilt_x)))
+        y, x = k1[near] - tilt_y, k1[near] - tilt_x
+        square = y[:, None] ** 2 + x**2
         edge = np.clip((limit - np.sqrt(square)) / step + 0.5, 0, 1)
-        wave = edge * np.exp(-1j * chi(aberrations, k[None, :], k[:, None], geometry.wavelength))
+        wave = edge * np.exp(-1j * chi(aberrations, x[None, :], y[:, None], geometry.wavelength))
         wave /= math.sqrt(float((edge**2).sum()))
         blocks = tuple(
             np.asarray(wave * np.exp(-1j * np.pi * geometry.wavelength * df * square) if df else wave, self.dtype)

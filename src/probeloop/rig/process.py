@@ -17,7 +17,9 @@ from ..data.errors import ProbeloopError
 from ..plugin.instance import PluginInstance
 from .schema import Rig
 
-Role = Literal["check", "instrument", "guard", "recorder", "experiment", "plugins", "relay", "window", "stop_window"]
+Role = Literal[
+    "check", "truth", "instrument", "guard", "recorder", "experiment", "plugins", "relay", "window", "stop_window"
+]
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):

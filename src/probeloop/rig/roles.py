@@ -41,15 +41,33 @@ def check(config: ProcessConfig, stop: threading.Event) -> int:
     return 1 if found else 0
 
 
+def truth(config: ProcessConfig, stop: threading.Event) -> None:
+    """Write a simulator's true calibrations, where it tells them, into SESSION/truth."""
+    from ..discover import load_instrument
+
+    entry = config.rig.instrument
+    made: Any = load_instrument(entry.use, entry.parameters, config.rig.folders, kind="Simulator", spelled=True)
+    try:
+        told = made.truth().get("calibrations", {}) if hasattr(made, "truth") else {}
+    finally:
+        made.close()
+    folder = Path(config.session, "truth")
+    folder.mkdir(exist_ok=True)
+    (folder / "calibrations.json").write_bytes(msgspec.json.encode(told))
+
+
 def instrument(config: ProcessConfig, stop: threading.Event) -> None:
     """Make the driver or simulator and serve it."""
     from ..discover import load_instrument
     from ..instrument.service import run_instrument
     from ..record.truth import TruthWriter
+    from .calibrations import Calibrated, kept
     from .schema import limits_of
 
     rig = config.rig
     made = load_instrument(rig.instrument.use, rig.instrument.parameters, rig.folders, spelled=True)
+    if own := kept(rig):
+        made = Calibrated(made, own)
     limits = limits_of(made.describe().limits, rig.limits)
     truth = TruthWriter(Path(config.session)) if callable(getattr(made, "truth", None)) else None
     try:

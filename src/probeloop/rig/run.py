@@ -33,10 +33,10 @@ def run(options: argparse.Namespace) -> int:
         check_relay(rig.relay)
     headless = options.headless or not has_screen()
     if not headless:
-        _need("PySide6", "gui", "or add --headless")
+        need("PySide6", "gui", "or add --headless")
     if not options.headless and headless and not options.json:
         sys.stderr.write("no screen: running headless, the report says what was seen\n")
-    folder = _session_folder(rig, options.record)
+    folder = session_folder(rig, options.record)
     try:
         write(rig, folder / "rig.toml")
     except OSError as error:
@@ -75,7 +75,7 @@ def open_window(name: str | None, key: str | None = None, server: str | None = N
     """
     if not has_screen():
         raise BusError("there is no screen here", "set DISPLAY, or run headless: probeloop run RIG --headless")
-    _need("PySide6", "gui", "")
+    need("PySide6", "gui", "")
     from .roles import show
 
     if name is not None and "://" in name:
@@ -136,7 +136,8 @@ def _plan(text: str, plans: list[dict[str, Any]]) -> dict[str, Any]:
         raise SourceError(f"can't read the plan {text}: {error}", "give a name or a .toml file") from None
 
 
-def _session_folder(rig: Rig, record: str | None) -> Path:
+def session_folder(rig: Rig, record: str | None) -> Path:
+    """Make a folder for a session below `record`, the rig's own or ./sessions; raises ProbeloopError."""
     base = Path(record or rig.record.directory or "sessions").expanduser()
     stamp = time.strftime("%Y-%m-%d_%H%M%S")
     for attempt in range(100):
@@ -153,7 +154,8 @@ def _session_folder(rig: Rig, record: str | None) -> Path:
     raise ProbeloopError(f"{base} is full of sessions of this second", "--record DIR")
 
 
-def _need(module: str, extra: str, other: str) -> None:
+def need(module: str, extra: str, other: str) -> None:
+    """Raise ProbeloopError where a module is missing, with the extra that brings it."""
     from ..discover import installed
 
     if not installed(module):
