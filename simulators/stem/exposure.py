@@ -62,7 +62,7 @@ def delivered(
 
 
 class Exposer:
-    """Makes frames. specimen None = vacuum. truth: how the SCAN frame, that of the aberrations, lies to the camera."""
+    """Makes frames. specimen None = vacuum. truth: how the SCAN frame of the aberrations lies to the camera."""
 
     def __init__(
         self,
