@@ -19,8 +19,8 @@ class Heartbeat:
     def __init__(self, bus: Bus, process: str | None = None) -> None:
         """Take over the pulse of `process` (default: this Bus's); a restart continues its sequence."""
         self._words = bus.ledger.claim(PULSE, process or bus.process, shared=True).words
+        self.beat()  # before the pid: with another's beat, or none, a process that has just begun would look hung
         self._words[_PID] = os.getpid()
-        self.beat()
 
     def beat(self) -> int:
         """Say that the loop which calls this is alive [0.2 us]; return the sequence number."""
