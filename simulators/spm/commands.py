@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from probeloop.api import Approach, Clock, FrameBuffer, MonotonicClock, Region, Scan, SetDrive
 
 from .instrument import SpmSimulator
 from .settings import SpmSettings
 
 _SHAPE, _DWELL = (512, 256), 1e-3
+_LEAST = 3000.0  # lines a second
+
+
+def bench(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure `lines_per_second`; options: seconds (None = 5). ok: 3,000 lines a second or more."""
+    found = spm_lines_per_second(float(options.get("seconds") or 5.0))
+    return {"lines_per_second": found, "pixels_a_line": _SHAPE[1], "ok": found >= _LEAST}
 
 
 def spm_lines_per_second(seconds: float = 3.0, clock: Clock | None = None) -> float:

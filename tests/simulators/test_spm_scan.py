@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from probeloop.simulators.spm.commands import bench
 from probeloop.simulators.spm.kernels import (
     DEFLECTION,
     ERROR,
@@ -201,3 +202,9 @@ def test_a_force_curve_snaps_in_presses_and_tears_off(depth: float | None) -> No
         assert into[-1] == pytest.approx(100e-9, rel=0.05)
     with pytest.raises(DriverError, match="allowed: above 0, to 150 nm"):
         spectrum(spm, (0.0, 0.0), ForceCurve(n=512, depth=1e-6))
+
+
+def test_the_bench_counts_lines() -> None:
+    made = bench({"seconds": 0.2})
+    assert made["lines_per_second"] > 100
+    assert made["ok"] == (made["lines_per_second"] >= 3000)
