@@ -85,6 +85,8 @@ class PlanPanel(QWidget):
         column.addWidget(self._scroll, 1)
         column.addLayout(bottom)
         self.plan.currentTextChanged.connect(self._choose)
+        self._followed, self._own_choice = "", False  # shows the plan that runs, until a person chose another
+        self.plan.activated.connect(self._chosen)
         self.run.clicked.connect(self.run_plan)
         self.pause.clicked.connect(station.pause)
         self.resume.clicked.connect(station.resume)
@@ -97,6 +99,9 @@ class PlanPanel(QWidget):
         self._schema = self._station.rig.plans.get(name, {})
         self.form = ParameterForm(self._schema, self._station.rig.plan_values.get(name))
         self._scroll.setWidget(self.form)
+
+    def _chosen(self) -> None:
+        self._own_choice = True
 
     def run_plan(self) -> None:
         """Run the chosen plan with the form's values."""
@@ -150,6 +155,9 @@ class PlanPanel(QWidget):
             self.plan.addItems(names)
             if chosen in names:
                 self.plan.setCurrentText(chosen)
+        if rig.plan.name != self._followed and rig.plan.name in names and not self._own_choice:
+            self._followed = rig.plan.name
+            self.plan.setCurrentText(rig.plan.name)
         if rig.plans.get(self.plan.currentText(), {}) != self._schema:
             self._choose(self.plan.currentText())
         plan = rig.plan

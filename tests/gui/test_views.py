@@ -302,6 +302,22 @@ def test_a_plan_is_run_with_the_form_s_values(qtbot: Any, window: Window, fake: 
     qtbot.waitUntil(lambda: window.plan.abort.isEnabled() and not window.plan.run.isEnabled(), timeout=2000)
 
 
+def test_the_plan_that_runs_is_shown_until_a_person_chose_another(qtbot: Any, window: Window, station: Any) -> None:
+    plans = window.plan.plan
+    qtbot.waitUntil(lambda: plans.count() == 2, timeout=5000)
+    for name in ("overview", "explore"):
+        station.rig.plan = PlanState(name, "running")
+        window.plan.refresh()
+        assert plans.currentText() == name
+    plans.setCurrentText("overview")
+    plans.activated.emit(plans.currentIndex())
+    station.rig.plan = PlanState("explore", "finished")
+    station.rig.plan = PlanState("overview", "running")
+    station.rig.plan = PlanState("explore", "running")
+    window.plan.refresh()
+    assert plans.currentText() == "overview"
+
+
 def test_progress_is_told_in_words() -> None:
     assert (
         words(PlanState("explore", "running", 0.5, 1.0, 42.0, "50 of 100"))
