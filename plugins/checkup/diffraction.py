@@ -172,7 +172,7 @@ class Diffraction:
 
     def lattice(self) -> Steps:
         """Scan scale and distortion, from the lattice in the images of the disc's pixels."""
-        chosen, _ = self._chosen()
+        chosen, _ = self.chosen()
         w = self.wanted
         best: Fit | None = None
         for place in self.places():
@@ -219,7 +219,7 @@ class Diffraction:
         fit, scan, w = self.known.fit, self.known.scan, self.wanted
         if fit is None or scan is None:
             raise PlanError("rotation and flip need the lattice")
-        chosen, probe = self._chosen()
+        chosen, probe = self.chosen()
         probe = _scaled(probe, fit.scale)
         q = np.array([fit.transform @ (w.cell @ np.array(each)) for each in w.reflections])
         own = yield Reduce(scan, w.pixels, readings.curl_reading(probe.step, q))
@@ -321,11 +321,11 @@ class Diffraction:
         """Return the image of the specimen in a scan, whatever the defocus, as (ny, nx), or None."""
         if self.known.lens is None or self.known.fit is None:
             return None
-        chosen, probe = self._chosen()
+        chosen, probe = self.chosen()
         reading = readings.object_reading(chosen, _scaled(probe, self.known.fit.scale), self.known.lens)
         return readings.image_of((yield Reduce(result, self.wanted.pixels, reading)))
 
-    def _chosen(self) -> tuple[tuple[int, ...], Probe]:
+    def chosen(self) -> tuple[tuple[int, ...], Probe]:
         """Return which channels are inside the disc, and what is known of the probe."""
         disc = self.known.disc
         if disc is None:

@@ -81,8 +81,6 @@ class Maps:
         words = f"the first quarter of a line lies {moved * 1e12:+.0f} ± {sigma * 1e12:.0f} pm from where it does "
         words += f"{FLYBACK * 1e3:g} ms after the flyback"
         self._findings.row("flyback", "failed" if shown else "passed", words, found=moved, sigma=sigma, units="m")
-        said = ", ".join(f"{name} {time * 1e3:g} ms" for name, time in sorted(self._info.settling.items()))
-        self._findings.cannot("settling", f"taken as declared, not measured: {said or 'nothing is declared'}")
 
     def _must_be_live(self) -> None:
         if self._info.origin == "replay":

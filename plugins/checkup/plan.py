@@ -33,17 +33,18 @@ from .diffraction import Diffraction, Wanted
 from .findings import Findings
 from .lattice import reciprocal
 from .maps import Images, Maps
+from .settling import settling
 
 # share of the whole time that is over when the step begins, as measured on the simulated column
 _STARTS = {
     "read back": 0.0, "dark": 0.09, "vacuum": 0.11, "lattice": 0.15, "rotation": 0.28, "bragg": 0.66,
-    "drift": 0.7, "pixels": 0.9, "flyback": 0.92,
+    "drift": 0.7, "pixels": 0.9, "flyback": 0.92, "settling": 0.97,
 }  # fmt: skip
 _WORDS = {
     "read back": "sets, reads and puts back every capability", "dark": "dark reference and hot pixels",
     "vacuum": "vacuum probe: centre, camera length, beam current", "lattice": "looks for the known lattice",
     "pixels": "dead pixels", "rotation": "rotation and flip, at two foci", "bragg": "camera length by Bragg discs",
-    "drift": "drift", "flyback": "flyback",
+    "drift": "drift", "flyback": "flyback", "settling": "settling of the lens",
 }  # fmt: skip
 
 
@@ -96,6 +97,8 @@ class Checkup(Plan):
             if made is not None:
                 yield from self._part("pixels", findings, made.pixels())
             yield from self._part("flyback", findings, maps.flyback())
+            if made is not None:
+                yield from self._part("settling", findings, settling(made))
         except RefusedError as error:
             return findings.summary(str(error))
         yield Checkpoint(1.0, "done")

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 from probeloop.plugins.checkup import Checkup
-from probeloop.plugins.checkup.commands import TARGETS, one
+from probeloop.plugins.checkup.commands import TARGETS, Loop, one
 from probeloop.plugins.checkup.findings import Findings
+from probeloop.simulators.stem.optics import Lens
 
 from probeloop.data.calibration import Calibration, CalibrationSet
 from probeloop.data.commands import Read, Scan, SetAberrations, SetBeam
@@ -19,6 +20,7 @@ from probeloop.data.driver import InstrumentInfo
 from probeloop.data.errors import RefusedError, SettingsError
 from probeloop.data.limits import Limits
 from probeloop.data.settings import convert
+from probeloop.discover import load_simulator
 from probeloop.plugin.contract import Checkpoint, PlanContext, Reduce
 from probeloop.testing.check_plan import check_plan
 
@@ -75,6 +77,29 @@ def test_it_recovers_what_a_column_hides() -> None:
     assert summary["not_put_back"] == {}
     assert {each["kind"] for each in summary["calibrations"]} >= {"scan_scale", "detector_scale", "beam_current"}
     assert all(msgspec.convert({"id": "x", **each}, Calibration).sigma for each in summary["calibrations"])
+
+
+def test_a_lens_that_is_slower_than_declared_is_found() -> None:
+    class Slow(Lens):
+        """It says that it is settled 0.15 s before it is."""
+
+        @property
+        def settled_ns(self) -> int:
+            return self._settled_ns - 150_000_000
+
+        def turn(self, values: Any, absolute: bool, now_ns: int) -> int:
+            return super().turn(values, absolute, now_ns) - 150_000_000
+
+    told = []
+    for lens in (None, Slow):
+        column = load_simulator("stem", {**SMALL, "seed": 2, "pace": None, "settling": 0.16})
+        if lens is not None:
+            column._lens.__class__ = lens
+        summary = Loop(column).run(Checkup(Checkup.Parameters(points=32)))
+        column.close()
+        told.append(row(summary, "settling")["verdict"])
+        assert summary["not_put_back"] == {}
+    assert told == ["passed", "failed"]
 
 
 def test_it_keeps_the_contract_of_plans() -> None:
