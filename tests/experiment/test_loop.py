@@ -137,6 +137,20 @@ def test_a_failure_is_raised_at_the_yield(rig: Any) -> None:
     assert rig.run(a_plan(steps))["succeeded"]
 
 
+def test_a_command_that_stop_cut_off_ends_the_plan_with_the_reason_that_comes_after(rig: Any) -> None:
+    def cut(done: Any) -> None:
+        rig.controls.finished(Failed(id=done.id, reason="stopped before it reached the hardware", stopped=True))
+        threading.Timer(0.1, rig.controls.end_with, ("stop", "STOP by the operator")).start()
+
+    def steps(ctx: PlanContext) -> PlanSteps:
+        yield spectrum(0.0, 0.0)
+        return DONE
+
+    rig.after = cut
+    summary = rig.run(a_plan(steps))
+    assert (summary["ended"], summary["message"]) == ("stop", "stopped: STOP by the operator")
+
+
 def test_no_result_is_an_error_in_words(rig: Any) -> None:
     rig.after = lambda done: None
     with pytest.raises(DriverError, match=r"nothing came of Scan \(command 1\)"):

@@ -282,10 +282,11 @@ class Done(_Event, frozen=True, kw_only=True):
 
 
 class Failed(_Event, frozen=True, kw_only=True):
-    """A command failed."""
+    """A command failed. stopped: by a STOP, a fault or a hand-over, which is told when the instrument is safe."""
 
     id: int
     reason: str
+    stopped: bool = False
 
 
 class Generation(_Event, frozen=True, kw_only=True):

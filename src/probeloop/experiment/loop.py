@@ -43,6 +43,8 @@ from .reward import Rewards
 from .steps import Answer, command_of
 from .streams import Frame, Seen, Streams
 
+STOP_TOLD = 2.0  # [s] after a command that STOP ended, until the STOP itself is told
+
 
 class Gate(Protocol):
     """The way to the instrument."""
@@ -264,6 +266,8 @@ class Loop:
         if isinstance(event, Done):
             return event.result
         if isinstance(event, Failed):
+            if event.stopped and before is None:
+                self._controls.wait_for(lambda: False, STOP_TOLD)  # ends the plan, with the reason
             raise DriverError(f"{name} (command {command_id}) failed: {event.reason}")
         raise DriverError(f"nothing came of {name} (command {command_id})", "look at the instrument's process")
 

@@ -164,7 +164,7 @@ class ControlDesk:
         self.door.shut()  # before any lock: what is judged at this moment won't pass
         report = self.go_safe_now()
         with self.lock:
-            self.flush(reason)
+            self.flush(reason, stopped=True)
             self.scan.abort()
             self.advance(Tripped(reason))
             self.door.shut()  # a hand-over may have opened it meanwhile
@@ -345,10 +345,10 @@ class ControlDesk:
         data = {"holder": self.state.holder, "epoch": self.state.epoch}
         self.journal.tell(StateChange(target="lease", state=state, reason=reason, data=data))
 
-    def flush(self, reason: str) -> None:
+    def flush(self, reason: str, stopped: bool = False) -> None:
         """Drop every command that waits, and say so; the caller holds the lock."""
         while self._queue:
-            self.journal.tell(Failed(id=self._queue.popleft().id, reason=f"flushed: {reason}"))
+            self.journal.tell(Failed(id=self._queue.popleft().id, reason=f"flushed: {reason}", stopped=stopped))
 
     def _integrate(self) -> None:
         state, now = self.state, self.instrument.clock.now_ns()

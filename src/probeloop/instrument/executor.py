@@ -115,7 +115,7 @@ class Executor:
         try:
             result, delivery = self._carry_out(job, judged)
         except ShutError:
-            self._fail(job, "stopped before it reached the hardware")
+            self._fail(job, "stopped before it reached the hardware", stopped=True)
         except Exception as error:  # a driver may raise anything; the loop must go on
             self._fail(job, f"{type(error).__name__}: {error}")
         else:
@@ -126,8 +126,8 @@ class Executor:
         finally:
             desk.ended(job, delivery, result)
 
-    def _fail(self, job: Job, reason: str) -> None:
-        self._desk.journal.tell(Failed(id=job.id, reason=reason))
+    def _fail(self, job: Job, reason: str, stopped: bool = False) -> None:
+        self._desk.journal.tell(Failed(id=job.id, reason=reason, stopped=stopped))
 
     def _carry_out(self, job: Job, judged: Judgement) -> tuple[Result, Delivery | None]:
         command, epoch = judged.command, job.submit.epoch

@@ -73,6 +73,8 @@ class ChaosRig:
         (folder / "chaos.toml").write_text(_RIG.format(**words), encoding="utf-8")
         self.popen = self._launch()
         self._bus: Bus | None = None
+        self._clients: dict[str, Client] = {}
+        self._joined: list[Any] = []  # closed when it leaves, whatever of its start came about
 
     def _launch(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PROBELOOP_CHECKSUMS": "1", "PROBELOOP_PLUGINS": str(self.folder / "none")}
@@ -93,12 +95,13 @@ class ChaosRig:
         self.until(lambda: next(self.session.glob("log/experiment.json"), None), "the rig's processes")
         self._bus = Bus(self.name, "bench")
         self._pulse, self._reader = Pulse(self._bus), EventReader(self._bus)
-        self._clients: dict[str, Client] = {}
+        self._joined.append(self._reader)
         self.until(
             lambda: all(self.pid(name) for name in ("instrument", "guard", "recorder", "experiment")), "pulses"
         )
         self.until(lambda: all(self._pulse.read(name) for name in PLUGINS), "the plug-ins")
         self.witness = Witness(self._bus, TOPICS, credit=self.waits)
+        self._joined.append(self.witness)
         self.witness.start()
         self.operate()
         for topic in TOPICS:
@@ -115,10 +118,8 @@ class ChaosRig:
             return True
         bus, self._bus = self._bus, None
         others = bool(bus.alive_nodes() - {bus.node_id})
-        self.witness.close()
-        for client in self._clients.values():
-            client.close()
-        self._reader.close()
+        for each in (*reversed(self._joined), *self._clients.values()):
+            each.close()
         bus.close()
         return others
 
