@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from probeloop.api import interaction
 
 from .composition import Bicrystal, Composition
-from .damage import Change, Target
+from .damage import Target
 from .energy_loss import Mode, free_path
 from .patches import PatchedPlanes
 from .physics import Geometry, Planes
@@ -173,6 +173,3 @@ class AtomsAlongTheBeam:
             )
         energy, width = _PLASMONS.get(self._name, (22.0, 8.0))
         return ((energy, width, losses), (energy / np.sqrt(2), width, _SURFACE if there else 0.0))
-
-
-__all__ = ["Change", "Mounted", "MountedBicrystal", "MountedWorld", "mount"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 from probeloop.data import commands as c
 from probeloop.data.control import Accepted
@@ -11,82 +15,81 @@ from probeloop.instrument.attendants import Attendants
 from probeloop.testing.fake_driver import FakeDriver
 from probeloop.testing.local_instrument import LocalInstrument
 
+PATIENCE = 5.0
+
 
 class Held(FakeDriver):
-    """A driver whose moves take until they are let go."""
+    """A driver whose moves take until they are let go; it counts how many are inside at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inside, self.go_on = threading.Event(), threading.Event()
+        self.moved: queue.Queue[tuple[float, float]] = queue.Queue()
         self.most_at_once = self._now = 0
 
     def move_probe(self, command: c.MoveProbe) -> int:
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
         self.inside.set()
-        self.go_on.wait(10)
+        self.go_on.wait(PATIENCE)
         self._now -= 1
-        return super().move_probe(command)
+        done = super().move_probe(command)
+        self.moved.put(command.position)
+        return done
 
 
-def begun(rig: LocalInstrument) -> tuple[Attendants, list[object]]:
-    """Return two attendants of `rig`, and a list from which they take requests."""
-    asked: list[object] = []
-    reading = threading.Lock()
+class Desk:
+    """A held driver with two attendants, who take requests from a queue."""
 
-    def answer() -> None:
-        time.sleep(0.001)
-        with reading:
-            if asked:
-                rig.handle(asked.pop(0))  # type: ignore[arg-type]
+    def __init__(self) -> None:
+        self.driver = Held()
+        self.rig = LocalInstrument(self.driver)
+        self.rig.take()
+        self.asked: queue.Queue[Any] = queue.Queue()
+        self.told: queue.Queue[Any] = queue.Queue()
+        self._reading = threading.Lock()
+        self.attendants = Attendants(self.rig.desk, self._answer)
+        self.attendants.start()
 
-    made = Attendants(rig.desk, answer)
-    made.start()
-    return made, asked
+    def _answer(self) -> None:
+        try:
+            request = self.asked.get(timeout=0.01)
+        except queue.Empty:
+            return
+        with self._reading:
+            self.told.put(self.rig.handle(request))
 
-
-def submit(rig: LocalInstrument, x: float) -> None:
-    assert isinstance(rig.submit(c.MoveProbe((x, 0.0))), Accepted)
-
-
-def test_stop_is_heard_while_a_command_hangs_in_the_driver() -> None:
-    driver = Held()
-    rig = LocalInstrument(driver)
-    rig.take()
-    attendants, asked = begun(rig)
-    try:
-        submit(rig, 1e-9)
-        assert driver.inside.wait(5)
-        submit(rig, 2e-9)
-        asked.append(c.Stop("now"))
-        until = time.monotonic() + 5
-        while not rig.desk.state.fault and time.monotonic() < until:
-            time.sleep(0.001)
-        assert rig.desk.state.fault.startswith("STOP now")
-        assert rig.desk.queued == 0
-    finally:
-        driver.go_on.set()
-        attendants.end()
-    assert driver.most_at_once == 1
+    def move(self, x: float) -> None:
+        assert isinstance(self.rig.submit(c.MoveProbe((x, 0.0))), Accepted)
 
 
-def test_what_was_accepted_while_the_driver_was_busy_is_carried_out_next() -> None:
-    driver = Held()
-    rig = LocalInstrument(driver)
-    rig.take()
-    attendants, _ = begun(rig)
-    try:
-        submit(rig, 1e-9)
-        assert driver.inside.wait(5)
-        submit(rig, 2e-9)
-        driver.go_on.set()
-        until = time.monotonic() + 5
-        while rig.driver.read_back()["position_x"] != 2e-9 and time.monotonic() < until:
-            time.sleep(0.001)
-        assert rig.driver.read_back()["position_x"] == 2e-9
-    finally:
-        attendants.end()
-    assert driver.most_at_once == 1
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    made = Desk()
+    yield made
+    made.driver.go_on.set()
+    made.attendants.end()
+    assert made.driver.most_at_once == 1
+    assert made.attendants.failure is None
+
+
+def test_stop_is_heard_while_a_command_hangs_in_the_driver(desk: Desk) -> None:
+    desk.move(1e-9)
+    assert desk.driver.inside.wait(PATIENCE)
+    desk.move(2e-9)
+    desk.asked.put(c.Stop("now"))
+    desk.told.get(timeout=PATIENCE)
+    assert desk.rig.desk.state.fault.startswith("STOP now")
+    assert desk.rig.desk.queued == 0
+    assert desk.driver.moved.empty()  # the answer did not wait for the driver
+
+
+def test_what_was_accepted_while_the_driver_was_busy_is_carried_out_next(desk: Desk) -> None:
+    desk.move(1e-9)
+    assert desk.driver.inside.wait(PATIENCE)
+    desk.move(2e-9)
+    desk.driver.go_on.set()
+    assert [desk.driver.moved.get(timeout=PATIENCE)[0] for _ in range(2)] == [1e-9, 2e-9]
 
 
 def test_a_fault_of_our_own_ends_the_process_in_order() -> None:
@@ -97,6 +100,6 @@ def test_a_fault_of_our_own_ends_the_process_in_order() -> None:
 
     attendants = Attendants(rig.desk, answer)
     attendants.start()
-    assert rig.desk.ending.wait(5)
+    assert rig.desk.ending.wait(PATIENCE)
     attendants.end()
     assert isinstance(attendants.failure, OSError)

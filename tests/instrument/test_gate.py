@@ -238,3 +238,20 @@ def test_a_paced_instrument_does_not_hurry_after_a_pause() -> None:
     assert clock._anchor is not None
     rig.desk._after_pause(rig.desk.state.epoch)
     assert clock._anchor is None
+
+
+@pytest.mark.parametrize("name", ["position_x", "beam_current"])
+def test_what_the_hardware_can_not_read_leaves_the_dose_as_it_was_known(name: str) -> None:
+    driver = FakeDriver(modality="stem")
+    rig = LocalInstrument(driver)
+    rig.take()
+    rig.do(c.Unblank())
+    before = rig.desk.state
+    driver.values[name] = math.nan
+    rig.desk.refresh_readback()
+    driver.clock.spend(0.01)  # type: ignore[attr-defined]
+    rig.desk.tick()
+    assert rig.desk.state.position == before.position
+    assert rig.desk.state.beam_current == before.beam_current
+    assert math.isfinite(rig.desk.state.dose)
+    assert rig.desk.state.dose > before.dose

@@ -6,6 +6,7 @@ the only way from one state to the next. The pattern is PX4's failsafe framework
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -331,16 +332,20 @@ def _small(command: c.Scan) -> bool:
 
 def _read_back(state: GateState, values: Mapping[str, Scalar]) -> GateState:
     changes: dict[str, Any] = {}
-    for name in ("beam_current", "bias", "drive"):
+    for name in ("bias", "drive"):
         if isinstance(values.get(name), _NUMBERS):
             changes[name] = float(values[name])  # type: ignore[arg-type]
+    # a current or a place that can't be read is no news: the dose goes on with the last one known
+    current = values.get("beam_current")
+    if isinstance(current, _NUMBERS) and math.isfinite(current):
+        changes["beam_current"] = float(current)
     for name in ("blanked", "detector_inserted"):
         if isinstance(values.get(name), bool):
             changes[name] = values[name]
     if changes.get("blanked") is False:
         changes["parked"] = False
     x, y = values.get("position_x"), values.get("position_y")
-    if isinstance(x, _NUMBERS) and isinstance(y, _NUMBERS):
+    if isinstance(x, _NUMBERS) and isinstance(y, _NUMBERS) and math.isfinite(x) and math.isfinite(y):
         changes["position"] = (float(x), float(y))
     if values.get("feedback") in FEEDBACK:
         changes["feedback"] = values["feedback"]
