@@ -14,7 +14,7 @@ from bus_words import Spawn, frames, send
 from probeloop.bus import node
 from probeloop.bus.event import Bell, EventReader, EventWriter
 from probeloop.bus.heartbeat import Heartbeat, Pulse
-from probeloop.bus.ledger import CREDIT, Ledger
+from probeloop.bus.ledger import BEAT_NS, CREDIT, PULSE, Ledger
 from probeloop.bus.node import Bus, shared_memory_folder
 from probeloop.bus.publish import Publisher
 from probeloop.bus.request import _CLIENT_BYTES, _SERVER_BYTES, Client, Server
@@ -316,3 +316,19 @@ def test_a_word_beside_a_pulse_stays_when_its_process_is_gone(local: Bus) -> Non
     Heartbeat(local).beat()
     threading.Event().wait(0.005)  # who had no pulse is looked for again after 2 ms
     assert pulse.mark("test") == -7
+
+
+def test_a_rig_whose_nodes_are_not_seen_here_is_left_alone_while_its_pulse_beats() -> None:
+    prefix = node.rig_prefix("in-a-container")
+    path = shared_memory_folder() / f"{prefix}ledger"
+    ledger = Ledger(path)
+    pulse = ledger.claim(PULSE, "instrument").words
+    try:
+        pulse[BEAT_NS] = time.monotonic_ns()
+        assert prefix not in Bus.clean_other_rigs()
+        assert path.exists()
+        pulse[BEAT_NS] -= 60_000_000_000
+        assert prefix in Bus.clean_other_rigs()
+        assert not path.exists()
+    finally:
+        ledger.close(remove=True)

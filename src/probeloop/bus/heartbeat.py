@@ -6,10 +6,10 @@ import os
 import time
 
 from ..data.errors import BusError
-from .ledger import PULSE
+from .ledger import BEAT_NS, PULSE
 from .node import Bus
 
-_SEQUENCE, _TIME_NS, _PID, _MARK = 0, 1, 2, 3
+_SEQUENCE, _TIME_NS, _PID, _MARK = 0, BEAT_NS, 2, 3
 _LOOK_AGAIN_NS = 2_000_000  # for a process without a pulse yet: a look takes 30 us, and the gate asks for each call
 
 

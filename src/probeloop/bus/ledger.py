@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ _ROW = struct.Struct("<48s24sII6q")
 ROWS = 1024
 SIZE = _ROW.size * ROWS
 TOPIC, CREDIT, PULSE, RUN = 1, 2, 3, 4
+BEAT_NS = 1  # word of a PULSE row: when it beat last, CLOCK_MONOTONIC
 _KIND_AT, _WORDS_AT = 72, 80
 
 
@@ -155,6 +157,11 @@ class Ledger:
         kinds = enumerate(self._kinds.tolist())
         found = [self._row(number) for number, each in kinds if (each if kind is None else each == kind)]
         return found if name is None else [row for row in found if row.name == name]
+
+    def beats(self, within_s: float) -> bool:
+        """Whether a process of the rig gave a sign of life in the last seconds, wherever on this machine it is."""
+        since = time.monotonic_ns() - round(within_s * 1e9)
+        return any(row.words[BEAT_NS] > since for row in self.rows(PULSE))
 
     def _row(self, number: int) -> Row:
         at = number * _ROW.size

@@ -23,6 +23,7 @@ iox2.set_log_level(iox2.LogLevel.Fatal)
 _local: dict[str, tuple[Ledger, int]] = {}
 _local_lock = threading.Lock()
 _ATTEMPTS = 50
+_BEATS_S = 10.0  # the slowest pulse beats every few seconds
 _SPARE = 1 << 20  # [bytes] of shared memory that stay free for the small files that come with every port
 
 
@@ -179,8 +180,8 @@ class Bus:
     def clean_other_rigs() -> list[str]:
         """Remove the files of rigs of which no process lives; return their prefixes. For the start of a rig.
 
-        A rig that is just starting holds its ledger's lock, one that lives has a node: both are left alone, and so
-        are files of other users.
+        A rig that is just starting holds its ledger's lock, one that lives has a node, one in a container that shares
+        this memory and not the folder of the nodes has a pulse: all are left alone, and so are files of other users.
         """
         found = []
         for path in shared_memory_folder().glob("iox2_*_ledger"):
@@ -191,7 +192,8 @@ class Bus:
                 ledger = Ledger(path, create=False)
                 if ledger.try_lock():
                     states = iox2.Node.list(iox2.ServiceType.Ipc, config)
-                    if all(isinstance(state, iox2.NodeState.Dead) for state in states):
+                    dead = all(isinstance(state, iox2.NodeState.Dead) for state in states)
+                    if dead and (states or not ledger.beats(_BEATS_S)):
                         for state in states:
                             state[0].try_remove_stale_resources()
                         for file in _files(prefix):
