@@ -25,7 +25,7 @@ def test_a_rig_survives_a_few_kills_and_stops() -> None:
     campaign = Campaign(1, ["kill-plugin", "stop-recorder", "kill-instrument"], per_rig=2)
     campaign.run(lambda: True)
     made = campaign.figures()
-    assert made["problems"] == []
+    assert not made["problems"], "\n".join(made["problems"])
     assert (made["corrupt"], made["leftovers"], made["failed"]) == (0, 0, 0)
     assert made["kills"] == made["injections"] == 3
     assert made["faults"]["kill-instrument"]["stopped"] == 1
@@ -110,5 +110,5 @@ def test_two_hundred_kills_and_stops() -> None:
     campaign = Campaign(2026, SIGNALS)
     campaign.run(lambda: campaign.kills >= 200)
     made = campaign.figures()
-    assert made["problems"] == []
+    assert not made["problems"], "\n".join(made["problems"])
     assert (made["corrupt"], made["leftovers"], made["failed"]) == (0, 0, 0)

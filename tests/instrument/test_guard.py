@@ -230,6 +230,18 @@ def test_nothing_passes_the_door_behind_the_guards_back(guarded: Any) -> None:
     assert instrument.do(c.MoveProbe((1e-9, 1e-9)))
 
 
+def test_who_re_arms_at_once_after_a_trip_is_not_tripped_again_by_what_the_guard_did_before(guarded: Any) -> None:
+    instrument, _, acts = guarded
+    acts.append(1)
+    instrument.handle(c.Stop())  # another reason came first: an alarm, a person
+    assert isinstance(instrument.rearm(), Accepted)  # before the clock is looked at
+    instrument.desk.tick()
+    assert not instrument.desk.state.fault
+    acts.append(2)
+    instrument.desk.tick()
+    assert "the guard made the hardware safe" in instrument.desk.state.fault
+
+
 def test_a_process_that_died_is_seen_dead_even_unreaped() -> None:
     assert is_alive(os.getpid())
     child = subprocess.Popen([sys.executable, "-c", "pass"])

@@ -162,8 +162,10 @@ class ControlDesk:
     def trip(self, reason: str) -> Reply:
         """STOP: shut the door, make safe, raise the epoch, latch, flush; Accepted only when it is safe."""
         self.door.shut()  # before any lock: what is judged at this moment won't pass
+        acts = self._guarded()
         report = self.go_safe_now()
         with self.lock:
+            self._acts = acts  # what the guard did before is part of this trip, not a reason for another
             self.flush(reason, stopped=True)
             self.scan.abort()
             self.advance(Tripped(reason))
