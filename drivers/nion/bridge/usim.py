@@ -6,7 +6,9 @@ wrong), and bins the whole one slowly. What a sample looks like is kept until st
 the noise, of usim's own distribution, comes from a generator that has one.
 
 How the probe moves: usim shifts the shadow image by the fraction of the scan context at which a parked probe is, so
-the context is the whole field, and every exposure names its place in it.
+the context is the whole field, and every exposure names its place in it. It draws the sample into as many cells as
+the sensor has pixels, rounding down, and reads cell n / 2 as the middle: half a cell each, which is made good here,
+because with a small sensor a cell is some nanometres.
 """
 
 from __future__ import annotations
@@ -135,13 +137,14 @@ class Usim:
         if 4 * len(places) * size**2 > MOST_PAYLOAD:
             raise Refusal(f"{len(places)} frames at once are too many")
         frames, times = np.empty((len(places), size, size), np.float32), list[int]()
+        off = (1 + binning) / 2 * self._field / n
         with self._lock:
             self._look_again(dark)
             for x, y in places.tolist():
                 if self._run != run:
                     break
                 times.append(time.monotonic_ns())
-                where = self._fraction(x, y)
+                where = self._fraction(x - off, y - off)
                 data = self._camera.get_frame_data(area, bins, exposure, self._instrument.scan_context, where)
                 frames[len(times) - 1] = data.data
                 if not self._exposed(run, times[-1] + round(exposure * 1e9)):
