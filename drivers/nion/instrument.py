@@ -35,7 +35,7 @@ from probeloop.api import (
 )
 
 from .knobs import BLANK, CONTROLS, KNOBS, READ, SPECTROMETER
-from .link import REST_TIMEOUT, Bridge, GuardPort, interpreter
+from .link import REST_TIMEOUT, VALUES_TIMEOUT, Bridge, GuardPort, interpreter
 from .scanning import Visits, camera_frames, camera_spec, image_spec, image_values, map_axes, one_spectrum
 from .settings import NionSettings
 
@@ -110,7 +110,7 @@ class Nion:
         bridge = self._bridge
         if bridge.ended:
             return {"blanked": True, **place, "running": False, **dict.fromkeys(READ)}
-        head, _ = bridge.values.ask("get", 5.0, names=[BLANK, *READ.values()])
+        head, _ = bridge.values.ask("get", VALUES_TIMEOUT, names=[BLANK, *READ.values()])
         values = head["values"]
         ours = {name: float(values[control]) for name, control in READ.items()}
         return {

@@ -22,6 +22,7 @@ from probeloop.api import DriverError, MonotonicClock
 from .bridge import wire
 
 SAFE_TIMEOUT = 0.35  # [s] for what must be answered at once
+VALUES_TIMEOUT = 2.0  # [s] for a read-back
 REST_TIMEOUT = 30.0  # [s] beyond an exposure
 END_TIMEOUT = 2.0  # [s] for a bridge that was told to end
 HERE = Path(__file__).parent

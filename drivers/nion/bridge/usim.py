@@ -20,9 +20,6 @@ import time
 from typing import Any
 
 import numpy as np
-from nion.device_kit import ScanDevice
-from nion.usim_device import EELSCameraSimulator, InstrumentDevice, RonchigramCameraSimulator
-from nion.utils import Geometry
 
 from .server import Refusal
 from .wire import MOST_PAYLOAD
@@ -42,6 +39,11 @@ class Usim:
     """The simulated column; options: sample, pixels, half_angle [rad], field [m], seed, controls."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        from nion.device_kit import ScanDevice
+        from nion.usim_device import EELSCameraSimulator, InstrumentDevice, RonchigramCameraSimulator
+        from nion.utils import Geometry
+
+        self._geometry, self._scan_parameters = Geometry, ScanDevice.ScanFrameParameters
         values, axes = InstrumentDevice.ValueManager(), InstrumentDevice.AxisManager()
         generator = InstrumentDevice.ScanDataGenerator(sample_index=int(options["sample"]))
         self._kept = _Kept(generator)
@@ -51,7 +53,7 @@ class Usim:
         self._pixels = n = int(options["pixels"])
         self._instrument.stage_size_nm = self._field * 1e9
         self._instrument.max_defocus = self._field / math.sin(2 * float(options["half_angle"]))
-        self._instrument.set_scan_controller(_Parked())
+        self._instrument.set_scan_controller(_Parked(ScanDevice.ScanFrameParameters()))
         context = self._instrument.scan_context
         context.update(Geometry.IntSize(n, n), Geometry.FloatPoint(), self._field * 1e9, 0.0)
         counts = self._instrument.counts_per_electron
@@ -130,10 +132,10 @@ class Usim:
 
     def expose(self, run: int, places: Any, exposure: float, binning: int, dark: bool) -> tuple[Any, list[int]]:
         """Expose the camera at each place for `exposure` of real time."""
-        n, area = self._pixels, Geometry.IntRect.from_tlbr(0, 0, self._pixels, self._pixels)
+        n, area = self._pixels, self._geometry.IntRect.from_tlbr(0, 0, self._pixels, self._pixels)
         if binning < 1 or n % binning:
             raise Refusal(f"binning {binning} does not divide {n} pixels", "1, 2, 4 or 8")
-        size, bins = n // binning, Geometry.IntSize(binning, binning)
+        size, bins = n // binning, self._geometry.IntSize(binning, binning)
         if 4 * len(places) * size**2 > MOST_PAYLOAD:
             raise Refusal(f"{len(places)} frames at once are too many")
         frames, times = np.empty((len(places), size, size), np.float32), list[int]()
@@ -162,7 +164,7 @@ class Usim:
         unknown = sorted(set(channels) - set(CHANNELS))
         if unknown:
             raise Refusal(f"no detector {', '.join(unknown)}", f"channels: {', '.join(CHANNELS)}")
-        parameters = ScanDevice.ScanFrameParameters(
+        parameters = self._scan_parameters(
             pixel_size=shape, fov_nm=size[1] * 1e9, center_nm=(centre[1] * 1e9, centre[0] * 1e9),
             pixel_time_us=dwell * 1e6, rotation_rad=0.0,
         )  # fmt: skip
@@ -176,14 +178,15 @@ class Usim:
 
     def spectrum(self, run: int, x: float, y: float, exposure: float, n: int) -> tuple[Any, int]:
         """Return the sum of `n` read-outs, over the height of the sensor."""
-        area = Geometry.IntRect.from_tlbr(0, 0, *self._eels_shape)
+        area = self._geometry.IntRect.from_tlbr(0, 0, *self._eels_shape)
+        once = self._geometry.IntSize(1, 1)
         total, begun = np.zeros(self._eels_shape.width, np.float32), time.monotonic_ns()
         with self._lock:
             self._look_again(dark=False)
             for i in range(n):
                 if not self._blanked and self._run == run:
                     data = self._eels.get_frame_data(
-                        area, Geometry.IntSize(1, 1), exposure, self._instrument.scan_context, self._fraction(x, y)
+                        area, once, exposure, self._instrument.scan_context, self._fraction(x, y)
                     )
                     total += data.data.sum(axis=0)
                 if not self._exposed(run, begun + round((i + 1) * exposure * 1e9)):
@@ -195,7 +198,7 @@ class Usim:
         return bool(self._values.is_blanked)
 
     def _fraction(self, x: float, y: float) -> Any:
-        return Geometry.FloatPoint(y=0.5 + y / self._field, x=0.5 + x / self._field)
+        return self._geometry.FloatPoint(y=0.5 + y / self._field, x=0.5 + x / self._field)
 
     def _exposed(self, run: int, until_ns: int) -> bool:
         """Wait for the end of an exposure; False when `safe` came meanwhile."""
@@ -278,6 +281,9 @@ class _Parked:
 
     scan_device = object()
 
+    def __init__(self, parameters: Any) -> None:
+        self._parameters = parameters
+
     def get_current_frame_parameters(self) -> Any:
         """Return what the scan context starts with."""
-        return ScanDevice.ScanFrameParameters()
+        return self._parameters
