@@ -42,6 +42,7 @@ from .settings import NionSettings
 SHORTEST = 1e-4  # [s] exposure of the camera
 MOST_CURRENT = 1e-9  # [A]
 MARGIN = 0.2  # of the field that rays of a defocused probe may need beyond the probe itself, on each side
+REFERENCES = {"dark": "dark", "vacuum_probe": "vacuum"}
 ENERGY = {"energy_offset": (-200.0, 3000.0), "dispersion": (0.01, 2.0)}
 
 
@@ -206,13 +207,13 @@ class Nion:
         return self._set({SPECTROMETER[name]: value for name, value in values.items() if value is not None})
 
     def acquire_reference(self, command: AcquireReference) -> Acquisition:
-        """Take frames with the beam blanked; it comes back after each block of them."""
-        if command.kind != "dark":
-            raise DriverError(f"this column takes no {command.kind} reference", "dark")
+        """Take frames with the beam blanked, or the sample moved away; it comes back after each block of them."""
+        if command.kind not in REFERENCES:
+            raise DriverError(f"this column takes no {command.kind} reference", ", ".join(REFERENCES))
         period, run = self._period(self._exposure), self._begin()
         spec = camera_spec((), self._pixels, self._angle, period, mapped=False)
         visits = Visits.still(self._position, command.frames)
-        expose = self._expose(run, self._exposure, dark=True)
+        expose = self._expose(run, self._exposure, of=REFERENCES[command.kind])
         return self._acquisition(spec, camera_frames(visits, expose, 0, self.clock, self._cancelled), period)
 
     def acquire_spectrum(self, command: AcquireSpectrum) -> Acquisition:
@@ -265,13 +266,13 @@ class Nion:
         frames = image_values(command, visits, image, self.clock, self._cancelled)
         return self._acquisition(spec, frames, spec.exposure_ns)
 
-    def _expose(self, run: int, exposure: float, *, dark: bool = False) -> Any:
+    def _expose(self, run: int, exposure: float, *, of: str = "sample") -> Any:
         binning = self._binning
 
         def expose(places: NDArray[np.float64], memory: memoryview) -> list[int]:
             head, data = self._work(
                 "expose", len(places) * exposure, np.ascontiguousarray(places, "<f8").tobytes(), memory,
-                run=run, exposure=exposure, binning=binning, dark=dark,
+                run=run, exposure=exposure, binning=binning, of=of,
             )  # fmt: skip
             if data.nbytes != memory.nbytes // len(places) * head["count"]:
                 raise DriverError(f"the Nion bridge sent {data.nbytes} bytes for {head['count']} frames")

@@ -157,6 +157,11 @@ def test_without_a_beam_frames_are_dark_and_dark_frames_give_the_beam_back(make:
     assert dark["data"].shape == (9, 32, 32)
     assert (dark["data"] == 0).all()
     assert nion.read_back()["blanked"] is False
+    away = frames_of(nion.acquire_reference(c.AcquireReference("vacuum_probe", 3)))["data"]
+    assert (away[:, 2] == 5000).all()  # nm, the stage
+    assert nion.read_back()["stage_x"] == 0.0
+    with pytest.raises(DriverError, match="takes no gain reference"):
+        nion.acquire_reference(c.AcquireReference("gain"))
     nion.blank(c.Blank())
     assert nion.read_back()["blanked"] is True
     assert (frames_of(nion.scan(c.Scan(REGION, (2, 2), 1e-4)))["data"] == 0).all()

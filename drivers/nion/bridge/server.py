@@ -46,8 +46,11 @@ class Column(Protocol):
         """Return the number of a new run."""
         ...
 
-    def expose(self, run: int, places: Any, exposure: float, binning: int, dark: bool) -> tuple[Any, list[int]]:
-        """Return frames (count, h, w) float32 and their starts [ns]; fewer than places when `safe` came."""
+    def expose(self, run: int, places: Any, exposure: float, binning: int, of: str) -> tuple[Any, list[int]]:
+        """Return frames (count, h, w) float32 and their starts [ns]; fewer than places when `safe` came.
+
+        of: "sample", or for the time being "dark", with the beam blanked, or "vacuum", with the sample moved away.
+        """
         ...
 
     def scan(
@@ -135,7 +138,7 @@ class Server:
         elif do == "expose":
             places = np.frombuffer(payload, "<f8").reshape(-1, 2)
             frames, times = column.expose(
-                int(head["run"]), places, float(head["exposure"]), int(head["binning"]), bool(head["dark"])
+                int(head["run"]), places, float(head["exposure"]), int(head["binning"]), str(head["of"])
             )
             return {"count": len(frames), "times": times, "shape": frames.shape[1:]}, _bytes(frames)
         elif do == "scan":

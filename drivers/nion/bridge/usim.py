@@ -13,10 +13,12 @@ because with a small sensor a cell is some nanometres.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,9 @@ from .wire import MOST_PAYLOAD
 PACKAGES = ("nionswift", "nionswift-instrumentation", "nionswift-usim")
 CHANNELS = ("HAADF", "MAADF")
 DISPERSION = "energy_per_channel_eV"  # no control in usim, but a property
-SAMPLES = 3
+AWAY = 5e-6  # [m] that the stage is moved for vacuum; the largest sample reaches 1 um from its middle
+_STAGE = "stage_position_m.x"
+PICTURES = 4  # that are kept
 
 
 def versions() -> dict[str, str]:
@@ -130,7 +134,7 @@ class Usim:
             self._instrument.SetVal("C_Blank", 1.0)
             self._changed.notify_all()
 
-    def expose(self, run: int, places: Any, exposure: float, binning: int, dark: bool) -> tuple[Any, list[int]]:
+    def expose(self, run: int, places: Any, exposure: float, binning: int, of: str) -> tuple[Any, list[int]]:
         """Expose the camera at each place for `exposure` of real time."""
         n, area = self._pixels, self._geometry.IntRect.from_tlbr(0, 0, self._pixels, self._pixels)
         if binning < 1 or n % binning:
@@ -140,8 +144,7 @@ class Usim:
             raise Refusal(f"{len(places)} frames at once are too many")
         frames, times = np.empty((len(places), size, size), np.float32), list[int]()
         off = (1 + binning) / 2 * self._field / n
-        with self._lock:
-            self._look_again(dark)
+        with self._lock, self._looking_at(of, run):
             for x, y in places.tolist():
                 if self._run != run:
                     break
@@ -152,8 +155,6 @@ class Usim:
                 if not self._exposed(run, times[-1] + round(exposure * 1e9)):
                     times.pop()
                     break
-            if dark:
-                self._after_dark(run)
         return frames[: len(times)], times
 
     def scan(
@@ -181,8 +182,7 @@ class Usim:
         area = self._geometry.IntRect.from_tlbr(0, 0, *self._eels_shape)
         once = self._geometry.IntSize(1, 1)
         total, begun = np.zeros(self._eels_shape.width, np.float32), time.monotonic_ns()
-        with self._lock:
-            self._look_again(dark=False)
+        with self._lock, self._looking_at("sample", run):
             for i in range(n):
                 if not self._blanked and self._run == run:
                     data = self._eels.get_frame_data(
@@ -207,18 +207,27 @@ class Usim:
                 self._changed.wait(left / 1e9)
             return self._run == run
 
-    def _look_again(self, dark: bool) -> None:
-        """Have the cameras calculate anew: one that was at it when the beam was blanked may not have noticed."""
-        self._was_blanked = self._blanked
-        if dark:
-            self._values.is_blanked = True
-        self._values.property_changed_event.fire("is_blanked")
+    @contextlib.contextmanager
+    def _looking_at(self, of: str, run: int) -> Iterator[None]:
+        """Blank the beam, or move the sample away, and back; unless `safe` came meanwhile, which leaves it blanked.
 
-    def _after_dark(self, run: int) -> None:
-        """Give back the beam that was taken for dark frames, unless `safe` came meanwhile."""
-        with self._changed:
-            if self._run == run:
-                self._values.is_blanked = self._was_blanked
+        The cameras are made to calculate anew: one that was at it when the beam was blanked may not have noticed.
+        """
+        blanked, stage = self._blanked, self._instrument.GetVal(_STAGE)
+        if of == "dark":
+            self._values.is_blanked = True
+        elif of == "vacuum":
+            self._instrument.SetVal(_STAGE, stage + AWAY)
+        elif of != "sample":
+            raise Refusal(f"nothing is called {of!r} here", "sample, dark, vacuum")
+        self._values.property_changed_event.fire("is_blanked")
+        try:
+            yield
+        finally:
+            self._instrument.SetVal(_STAGE, stage)
+            with self._changed:
+                if self._run == run:
+                    self._values.is_blanked = blanked
 
 
 class SeededNoise:
@@ -268,7 +277,9 @@ class _Kept:
         if picture is None:
             picture = np.zeros_like(data)
             self._generator.sample.plot_features(picture, offset_m, fov_nm, extra_nm, centre_nm, size)
-            self._pictures = {key: picture}
+            while len(self._pictures) >= PICTURES:
+                del self._pictures[next(iter(self._pictures))]
+            self._pictures[key] = picture
         data += picture
 
     def generate_scan_data(self, instrument: Any, parameters: Any) -> Any:

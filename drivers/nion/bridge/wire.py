@@ -12,8 +12,8 @@ is served by a thread of its own, so that `safe` and `get` are answered while an
     set      values                                 controls by name, SI
     probe    x, y [m]                               where the probe rests
     begin                                           "run": what `safe` ends; expose, scan and spectrum carry it
-    expose   run, exposure [s], binning, dark       payload in: (n, 2) float64 places (x, y) [m];
-                                                    out: (count, h, w) float32, and "times" [ns], CLOCK_MONOTONIC
+    expose   run, exposure [s], binning, of         payload in: (n, 2) float64 places (x, y) [m];
+             ("sample", "dark", "vacuum")           out: (count, h, w) float32, and "times" [ns], CLOCK_MONOTONIC
     scan     run, channels, shape, width, height,   out: (channels, ny, nx) float32
              centre_x, centre_y [m], dwell [s]
     spectrum run, x, y [m], exposure [s], n         out: (channels,) float32, and "time" [ns]

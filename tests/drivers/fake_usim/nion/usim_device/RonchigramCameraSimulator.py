@@ -33,5 +33,6 @@ class RonchigramCameraSimulator:
         if not self._instrument.value_manager.is_blanked:
             data[0] = x * context.fov_nm
             data[1:] = y * context.fov_nm
+            data[2] = self._instrument.GetVal("stage_position_m.x") * 1e9
             data[-1] = self._instrument.GetVal("C10") * 1e9
         return SimpleNamespace(data=data)
