@@ -275,7 +275,7 @@ def until(found: Callable[[], Any], seconds: float = 10.0) -> None:
 def test_a_stranger_is_not_heard(make: Callable[..., Nion]) -> None:
     nion = make()
     with pytest.raises(DriverError, match="does not know you"):
-        link.Line(nion._bridge.port, "0" * 32)
+        link.Line(nion._bridge.port, "0" * 32, "guard")
     with socket.create_connection(("127.0.0.1", nion._bridge.port)) as stranger:
         stranger.settimeout(2.0)
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -316,6 +316,8 @@ def test_settings_that_do_not_fit() -> None:
         convert(NionSettings, {"convergence": 80.0, "half_angle": 60.0})
     with pytest.raises(SettingsError, match="camera_pixels"):
         convert(NionSettings, {"camera_pixels": 33})
+    with pytest.raises(SettingsError, match="attach needs port and key"):
+        convert(NionSettings, {"attach": True, "port": 28700})
 
 
 def test_bytes_that_are_no_message() -> None:

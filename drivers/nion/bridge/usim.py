@@ -34,11 +34,6 @@ _STAGE = "stage_position_m.x"
 PICTURES = 4  # that are kept
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Nion's packages."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
 class Usim:
     """The simulated column; options: sample, pixels, half_angle [rad], field [m], seed, controls."""
 
@@ -79,6 +74,7 @@ class Usim:
         vertical, _ = self._camera.get_dimensional_calibrations(None, None)
         return {
             "kind": "usim",
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "sample": self._kept.title,
             "channels": CHANNELS,
             "pixels": self._pixels,

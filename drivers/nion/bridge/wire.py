@@ -4,8 +4,9 @@ A message is 16 bytes (`PLN1`, length of the header, length of the payload, litt
 object, and the payload, raw bytes of arrays in C order.
 
 A request is {"id": n, "do": NAME, ...}; its reply has the same id, and either what was asked for or "error" (one
-line) and "allowed" (the next move). The first request of a connection is {"do": "hello", "key": KEY}. Each connection
-is served by a thread of its own, so that `safe` and `get` are answered while another one exposes.
+line) and "allowed" (the next move). The first request of a connection is {"do": "hello", "key": KEY, "role": ROLE};
+when one whose role is "driver" ends, the beam is blanked. Each connection is served by a thread of its own, so that
+`safe` and `get` are answered while another one exposes.
 
     describe                                        what the column is
     get      names                                  values by name: Nion's controls (C10, C12.x, EHT, C_Blank ...)
