@@ -279,7 +279,15 @@ def note_path() -> Path:
 
 
 def _write_note(path: Path, note: Mapping[str, Any]) -> None:
+    """Write it for the guard, and remove those of killed instruments."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
+    for other in path.parent.glob("nion-*.json"):
+        try:
+            os.kill(int(_read_note(other).get("pid", 0)), 0)
+        except ProcessLookupError:
+            other.unlink(missing_ok=True)
+        except OSError:
+            continue
     draft = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -29,8 +29,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NionSettings]
     python = root / "nion" / "bin" / "python"
     if not python.is_file():
         pytest.skip("nionswift-usim is not there: make peers")
+    drivers = HERE.parents[1] / "drivers"
     swift = subprocess.Popen(
-        [python, HERE / "nion_swift_devices.py", HERE.parents[1] / "drivers" / "nion", tmp_path_factory.mktemp("nion")],
+        [python, HERE / "nion_swift_devices.py", drivers / "nion", tmp_path_factory.mktemp("nion")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert swift.stdout is not None

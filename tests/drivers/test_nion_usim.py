@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from probeloop.drivers.nion import Nion
 from probeloop.drivers.nion.settings import NionSettings
@@ -272,3 +273,33 @@ def test_a_run_of_the_rig_is_a_4d_record_that_hyperspy_opens(python: str, tmp_pa
     assert kx.offset == pytest.approx(-60.0, rel=1e-6)
     assert signal_.original_metadata.probeloop.complete
     assert float(np.asarray(signal_.data).max()) > 0
+
+
+def test_a_killed_instrument_is_made_safe_by_the_guard_and_its_bridge_ends(python: str, tmp_path: Path) -> None:
+    name = f"nion-{os.getpid()}-killed"
+    run = subprocess.Popen(
+        [sys.executable, "-m", "probeloop.cli", "run", "nion-usim", "--headless", "--json", "--record", str(tmp_path),
+         "--set", f"instrument.python={python}", "--set", f"name={name}"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def pids(*words: str) -> list[int]:
+        found = [each for each in psutil.process_iter(["cmdline", "ppid"]) if each.info["cmdline"]]
+        return [each.pid for each in found if all(any(w in part for part in each.info["cmdline"]) for w in words)]
+
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/camera/*")):  # the raster runs
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.1)
+    (instrument,) = pids("probeloop.rig.process", name, "instrument.json")
+    bridges = [each.pid for each in psutil.Process(instrument).children()]
+    assert len(bridges) == 1
+    os.kill(instrument, signal.SIGKILL)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 1, err
+    summary = json.loads(out)
+    assert [act.partition(":")[0] for act in summary["guard"]] == ["made safe"]
+    while psutil.pid_exists(bridges[0]):
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.1)
