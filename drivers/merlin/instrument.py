@@ -30,7 +30,7 @@ from . import stream as data
 from .control import ARMED, BUSY, Control, quietly
 from .decode import warm_up
 from .headers import dtype_of
-from .run import Plan, Run, limit_of, no_positions
+from .run import Planned, Run, limit_of, no_positions
 from .settings import MerlinSettings
 
 _DEPTHS = (1, 6, 12, 24)
@@ -210,7 +210,7 @@ class Merlin:
         stream = data.FrameStream(self._connected(memory), memory, expected, self.clock)
         stream.counts.stale_bytes = self._stale
         patience = period + (p.trigger_timeout if external else p.timeout)
-        plan = Plan(frames, width, positions, round(exposure * 1e9), patience, limit_of(self._depth))
+        plan = Planned(frames, width, positions, round(exposure * 1e9), patience, limit_of(self._depth))
         self._run = run = Run(plan, stream, self._control, self.clock, cancelled)
         stream.start()
         try:

@@ -19,7 +19,7 @@ from probeloop.api import Clock, WireError
 from .headers import LONGEST_HEADER, PREFIX, FrameHeader, Scalar, message, parse_acquisition, parse_frame
 from .ring import START, check_slots, find_start, length_of
 
-SLICE = 0.05  # [s] between two looks at whether to end
+SLICE = 0.02  # [s] between two looks at whether to end
 _AT_ONCE = 4 << 20  # bytes: what stays in the caches until it is decoded
 _RECEIVE_BUFFER = 8 << 20
 
