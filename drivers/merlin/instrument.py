@@ -215,7 +215,10 @@ class Merlin:
         stream.start()
         try:
             self._control.command("STARTACQUISITION", unless=cancelled)
-            stream.began.wait(min(p.timeout, _HEADER_WITHIN))
+            if not stream.began.wait(min(p.timeout, _HEADER_WITHIN)) and stream.reading:
+                quietly(self._control, "STOPACQUISITION")  # it may have been told to who was connected before
+                self._control.command("STARTACQUISITION", unless=cancelled)
+                stream.began.wait(min(p.timeout, _HEADER_WITHIN))
         except BaseException:
             self._end()
             raise

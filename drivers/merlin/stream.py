@@ -260,7 +260,7 @@ class FrameStream:
         if body.startswith(b"HDR,"):
             return None
         try:
-            header = parse_frame(body, self.expected.depth)
+            header = parse_frame(body, length_of(self.memory, 0) - PREFIX, self.expected.depth)
         except WireError as error:
             self.counts.last_problem = str(error)
             return None
