@@ -108,6 +108,11 @@ class Control:
             self._lock.release()
         return True
 
+    @property
+    def connected(self) -> bool:
+        """True while the connection is open, as far as is known."""
+        return self._socket is not None
+
     def close(self) -> None:
         """Close the connection."""
         with self._lock:

@@ -62,7 +62,6 @@ class Merlin:
         self._control = Control(p.host, p.control_port, p.timeout, self.clock)
         try:
             self._control.version = self._control.get("SOFTWAREVERSION")
-            quietly(self._control, "STOPACQUISITION")  # whatever a killed process left running
             self._shape = self._asked_shape()
             depth = self._control.get_number("COUNTERDEPTH")
         except BaseException:
@@ -112,7 +111,7 @@ class Merlin:
         number, acquiring, connected. frames_: taken, missing, refused, repeated, stale; bytes_skipped. What it does
         not tell is left out; acquiring is None where it can't be asked.
         """
-        values: dict[str, Any] = {"connected": True, "acquiring": self._run is not None}
+        values: dict[str, Any] = {"connected": True, "acquiring": self._running}
         try:
             status = self._control.status()
             if status is not None:
@@ -136,7 +135,7 @@ class Merlin:
             self.make_safe()
         self._end()
         self._drop_data()
-        if self._headless:  # the operator wants to see pictures again
+        if self._headless and self._control.connected:  # the operator wants to see pictures again
             with contextlib.suppress(DriverError):
                 self._control.set("RUNHEADLESS", 0)
         self._control.close()
@@ -243,7 +242,7 @@ class Merlin:
     def _configure(self, frames: int, exposure: float, period: float, external: bool, soft: bool) -> None:
         """Set the detector for a run; every reply is checked."""
         control, p = self._control, self.parameters
-        quietly(control, "STOPACQUISITION")
+        quietly(control, "STOPACQUISITION")  # also what a killed process left running
         control.set("FILEENABLE", 0, optional=True)
         self._headless = control.set("RUNHEADLESS", 1, optional=True)  # its software draws no pictures: faster
         control.set("FILEFORMAT", 2 if p.file_format == "raw" else 0)
@@ -279,6 +278,10 @@ class Merlin:
         clean = run.over and not run.stream.left_over and not run.tally.surplus and not run.missing
         if not clean:  # what may still come would be the next run's
             self._drop_data()
+
+    @property
+    def _running(self) -> bool:
+        return self._run is not None and not self._run.cancelled.is_set()
 
     @property
     def _last(self) -> dict[str, Any]:

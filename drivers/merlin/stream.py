@@ -242,6 +242,10 @@ class FrameStream:
                     end = self._sifted(0, end, 0)
                     continue
                 if end >= length:
+                    if bytes(self.memory[PREFIX:START]) == b"HDR,":  # the run was begun again before any frame
+                        self.acquisition.update(parse_acquisition(bytes(self.memory[PREFIX:length])))
+                        end = self._shift(length, end, 0)
+                        continue
                     header = self._accepted(end)
                     if header is not None:
                         self._adopt(header)
@@ -260,8 +264,6 @@ class FrameStream:
     def _accepted(self, end: int) -> FrameHeader | None:
         """Return the header of the frame at the beginning of memory if it is one of the run; note why not."""
         body = bytes(self.memory[PREFIX : min(end, PREFIX + LONGEST_HEADER)])
-        if body.startswith(b"HDR,"):
-            return None
         try:
             header = parse_frame(body, length_of(self.memory, 0) - PREFIX, self.expected.depth)
         except WireError as error:
