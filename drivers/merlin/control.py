@@ -14,8 +14,8 @@ import threading
 
 from probeloop.api import Clock, DriverError
 
+from .connection import SLICE, closed
 from .headers import PREFIX, message
-from .stream import SLICE, closed
 
 ABORT_WITHIN = 0.3  # [s]
 _LONGEST_REPLY = 1 << 16

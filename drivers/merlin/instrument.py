@@ -27,12 +27,13 @@ from probeloop.api import (
     StreamSpec,
 )
 
-from . import stream as data
+from .connection import closed, connect, drain
 from .control import ARMED, BUSY, Control, quietly
 from .decode import warm_up
 from .headers import dtype_of
 from .run import Planned, Run, limit_of, no_positions
 from .settings import MerlinSettings
+from .stream import Expected, FrameStream
 
 _DEPTHS = (1, 6, 12, 24)
 _EDGES = {"ttl_rising": 1, "ttl_falling": 2, "lvds_rising": 3, "lvds_falling": 4}
@@ -212,10 +213,10 @@ class Merlin:
             )
         soft = p.trigger == "soft"
         self._configure(frames, exposure, period, external, soft)
-        dtype, expected = dtype_of(self._depth), data.Expected(self._shape, self._depth, p.file_format == "raw")
+        dtype, expected = dtype_of(self._depth), Expected(self._shape, self._depth, p.file_format == "raw")
         warm_up(dtype)
         memory = self._room(expected)
-        stream = data.FrameStream(self._connected(memory), memory, expected, self.clock)
+        stream = FrameStream(self._connected(memory), memory, expected, self.clock)
         stream.counts.stale_bytes = self._stale
         patience = period + (p.trigger_timeout if external else p.timeout)
         plan = Planned(frames, width, positions, round(exposure * 1e9), patience, limit_of(self._depth))
@@ -305,13 +306,13 @@ class Merlin:
         p, self._stale = self.parameters, 0
         if self._data is not None:
             try:
-                self._stale = data.drain(self._data, memory, p.timeout, self.clock)
+                self._stale = drain(self._data, memory, p.timeout, self.clock)
             except OSError:
                 self._drop_data()
             else:
                 return self._data
         try:
-            self._data = data.connect(p.host, p.data_port, p.timeout)
+            self._data = connect(p.host, p.data_port, p.timeout)
         except OSError as error:
             why = "nothing listens there" if isinstance(error, ConnectionRefusedError) else error.strerror or error
             raise DriverError(
@@ -322,10 +323,10 @@ class Merlin:
 
     def _drop_data(self) -> None:
         if self._data is not None:
-            data.closed(self._data)
+            closed(self._data)
             self._data = None
 
-    def _room(self, expected: data.Expected) -> Any:
+    def _room(self, expected: Expected) -> Any:
         size = max(self.parameters.buffer << 20, 3 * expected.longest)
         if len(self._memory) != size:
             self._memory = np.empty(size, np.uint8)

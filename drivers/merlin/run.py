@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from probeloop.api import Clock, DriverError, FrameBuffer, FrameFlag
 
+from .connection import SLICE
 from .control import ARMED, BUSY, IDLE, Control, quietly
 from .decode import GOOD, IMPOSSIBLE, REPEATED, SURPLUS, place, stamp, views_of
 from .headers import PREFIX
-from .stream import SLICE, FrameStream
+from .stream import FrameStream
 
 _TOGETHER_NS = 2_000_000  # frames of so long a time go into a block
 _QUIET = 0.02  # [s] after the last frame until it was the last
