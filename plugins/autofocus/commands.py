@@ -24,6 +24,7 @@ from probeloop.api import (
     Result,
     Scan,
     SetAberrations,
+    Settle,
     Unblank,
     assemble,
     empty_map,
@@ -78,13 +79,15 @@ class Loop:
         match step:
             case Unblank():
                 self.instrument.unblank(step)
-                return Result()
+                return Result(readback=self.instrument.read_back())
             case SetAberrations():
                 clock.wait_until(self.instrument.set_aberrations(step))
-                return Result()
+                return Result(readback=self.instrument.read_back())
+            case Settle():
+                return Result(readback=self.instrument.read_back())
             case Scan():
                 self.scan(step)
-                return Result(topic=TOPIC)
+                return Result(topic=TOPIC, readback=self.instrument.read_back())
             case Reduce():
                 return step.function(self.map)
             case Checkpoint():
