@@ -61,12 +61,13 @@ class Loop:
         self.transform = BrightFieldPixels(
             context=Context("bright_field_pixels", 0, CalibrationSet(info.calibrations))
         )
-        self.context = PlanContext(np.random.default_rng(0), info, _no_policy, (TOPIC,))
+        self.info = info
         self.map: np.ndarray = np.zeros(0)
 
     def run(self, plan: Autofocus) -> dict[str, Any]:
         """Run the plan to its end and return its summary."""
-        steps, answer = plan.run(self.context), None
+        context = PlanContext(np.random.default_rng(0), self.info, _no_policy, plan.inputs())
+        steps, answer = plan.run(context), None
         while True:
             try:
                 step = steps.send(answer)

@@ -42,6 +42,7 @@ from .reading import BesideReading, CloseReading, FarReading, Reading, Seen, Wor
 
 KNOBS = ("C10", "C12a", "C12b")
 _LEAST_CHANNELS = 16
+_WORST = 5.0  # error of a success, in units of the tolerance
 _SETTLE = 5.0  # for a knob that is slow to read back [s]
 _SCORES = {"waves": "the dark field's contrast", "rays": "the sharpness of the disc's picture"}
 Asked = Generator[Any, Any, Any]
@@ -173,10 +174,10 @@ class Autofocus(Plan):
             summary["sigma_m"] = dict(zip(KNOBS, map(float, made.sigma), strict=True))
             if made.significance < p.significance:
                 raise Unfocused(f"no interference near focus, no common shift (significance {made.significance:.1f})")
-            if made.sigma.max() > 5e-9 * p.tolerance:
-                raise Unfocused(f"the error of the estimate stays at {made.sigma.max() * 1e9:.1f} nm")
             yield Checkpoint(0.6 + 0.05 * number, _told(made))
             if not (yield from self._correct(lens, made, p.tolerance * 1e-9)):
+                if made.sigma.max() > _WORST * p.tolerance * 1e-9:
+                    raise Unfocused(f"the error of the estimate stays at {made.sigma.max() * 1e9:.1f} nm")
                 return
         raise Unfocused("not stationary: fine rounds still find something to correct")
 
