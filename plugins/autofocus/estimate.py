@@ -62,19 +62,21 @@ class Estimate:
 NOTHING = Estimate(0.0, np.zeros(3), np.full(3, 1.0))
 
 
-def spectra(images: NDArray[Any], step: float, of_total: bool = True) -> Spectra | None:
+def spectra(images: NDArray[Any], step: float) -> Spectra | None:
     """Return the scan frequencies of a map (ny, nx, K) with scan step [m], or None where too much is missing.
 
-    of_total: each pixel as its share of the disc, so that a beam that flickers drops out, and with it what all
-    pixels see alike.
+    Each pixel is taken as its share of the disc: a beam that flickers drops out, and what all pixels see alike too.
     """
     images = np.asarray(images, np.float64)
     missing = ~np.isfinite(images).all(axis=2)
     if missing.mean() > MISSING or not np.nansum(images) > 0:
         return None
-    if of_total:
-        total = images.sum(axis=2, keepdims=True)
-        images = images / np.where(total > 0, total, 1.0) * np.nanmean(total)
+    total = images.sum(axis=2, keepdims=True)
+    return transformed(images / np.where(total > 0, total, 1.0) * np.nanmean(total), missing, step)
+
+
+def transformed(images: Array, missing: NDArray[np.bool_], step: float) -> Spectra:
+    """Return the scan frequencies of images (ny, nx, K), as they are; missing (ny, nx): counts for nothing."""
     mean = np.nanmean(images, axis=(0, 1), keepdims=True)
     images = np.where(missing[..., None], 0.0, (images - mean) / np.sqrt(np.maximum(mean, 1e-3)))
     ny, nx = images.shape[:2]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .disc import Disc
 from .estimate import NOTHING, Estimate, Spectra, close, contrast, far, spectra
-from .rays import rays, sharpness
+from .rays import pictures, rays, sharpness
 
 World = Literal["waves", "rays"]
 _WORLDS: tuple[World, ...] = ("waves", "rays")
@@ -43,10 +43,11 @@ class Reading:
     """A function of a map (ny, nx, K + 2); the plan's record knows it by its class's name.
 
     step: of the scan [m]. wavelength: [m]. world: the one it is known to be; None = try both. enough: significance
-    of waves from which on rays are not tried.
+    of waves from which on rays are not tried. curvature: for rays, see `pictures`.
     """
 
     enough = float("inf")
+    curvature = True
 
     def __init__(self, disc: Disc, step: float, wavelength: float, world: World | None = None) -> None:
         self._disc, self._step, self._wavelength, self._world = disc, step, wavelength, world
@@ -65,11 +66,11 @@ class Reading:
         return (rays if rays.estimate.significance > _PREFERENCE * max(known, 0.0) else waves).flat()
 
     def _seen(self, values: NDArray[Any], world: World) -> Seen:
-        data = spectra(values[..., :-2], self._step, of_total=world == "waves")
+        images = values[..., :-2]
         if world == "rays":
-            score = sharpness(values[..., :-2].sum(axis=2))
+            data, score = pictures(images, self._step, self.curvature), sharpness(images.sum(axis=2))
         else:
-            score = contrast(values[..., -2], values[..., -1])
+            data, score = spectra(images, self._step), contrast(values[..., -2], values[..., -1])
         return Seen(world, NOTHING if data is None else self._estimate(data, world), score)
 
     def _estimate(self, data: Spectra, world: World) -> Estimate:
@@ -82,18 +83,23 @@ class FarReading(Reading):
     enough = _DOUBTLESS
 
     def _estimate(self, data: Spectra, world: World) -> Estimate:
-        return far(data, self._disc)
+        if world == "waves":
+            return far(data, self._disc)
+        rough, fine = rays(data, self._disc)
+        return Estimate(rough.significance, fine.value, fine.sigma)
 
 
 class CloseReading(Reading):
     """The fine estimate."""
 
+    curvature = False
+
     def _estimate(self, data: Spectra, world: World) -> Estimate:
-        return rays(data, self._disc) if world == "rays" else close(data, self._disc, self._wavelength)
+        return rays(data, self._disc)[1] if world == "rays" else close(data, self._disc, self._wavelength)
 
 
 class BesideReading(Reading):
     """What is seen on purpose out of focus: interference says nothing there, rays say how far out."""
 
     def _estimate(self, data: Spectra, world: World) -> Estimate:
-        return rays(data, self._disc) if world == "rays" else NOTHING
+        return rays(data, self._disc)[1] if world == "rays" else NOTHING
