@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,13 +35,15 @@ from probeloop.api import (
 )
 
 from .knobs import BLANK, CONTROLS, KNOBS, READ, SPECTROMETER
-from .link import REST_TIMEOUT, Bridge, GuardPort, interpreter
+from .link import REST_TIMEOUT, VALUES_TIMEOUT, Bridge, GuardPort, OwnBridge, interpreter
 from .scanning import Visits, camera_frames, camera_spec, image_spec, image_values, map_axes, one_spectrum
 from .settings import NionSettings
 
+Origin = Literal["experiment", "simulation"]
 SHORTEST = 1e-4  # [s] exposure of the camera
 MOST_CURRENT = 1e-9  # [A]
 MARGIN = 0.2  # of the field that rays of a defocused probe may need beyond the probe itself, on each side
+REFERENCES = {"dark": "dark", "vacuum_probe": "vacuum"}
 ENERGY = {"energy_offset": (-200.0, 3000.0), "dispersion": (0.01, 2.0)}
 
 
@@ -53,7 +55,6 @@ class Nion:
     def __init__(self, parameters: NionSettings | None = None) -> None:
         self.parameters = parameters or NionSettings()
         self.clock: Clock = MonotonicClock()
-        self._python = interpreter(self.parameters.python)
         self._starting = threading.Lock()
         self._cancelled = threading.Event()
         self._position = (0.0, 0.0)
@@ -65,7 +66,7 @@ class Nion:
     @staticmethod
     def guard_connection(parameters: NionSettings) -> GuardPort:
         """Connect once more, for the guard."""
-        return GuardPort()
+        return GuardPort((parameters.port, parameters.key) if parameters.attach else None)
 
     def describe(self) -> InstrumentInfo:
         """Say what it can do."""
@@ -74,7 +75,7 @@ class Nion:
         return InstrumentInfo(
             name="nion",
             modality="stem",
-            origin="simulation",
+            origin=self._origin,
             commands=(
                 "Scan", "MoveProbe", "Blank", "Unblank", "SetBeam", "SetAberrations", "SetDetector",
                 "SetSpectrometer", "AcquireReference", "AcquireSpectrum",
@@ -98,7 +99,7 @@ class Nion:
             calibrations=self._calibrations(),
             camera_pixels=pixels**2,
             footprint=0.6 * wavelength(voltage) / alpha,
-            description=f"nionswift-usim, {self.about['sample']}, {voltage / 1e3:g} kV, {alpha * 1e3:g} mrad",
+            description=f"Nion ({self.about['kind']}): {self.about['sample']}, {voltage / 1e3:g} kV",
         )  # fmt: skip
 
     def read_back(self) -> dict[str, Any]:
@@ -110,7 +111,7 @@ class Nion:
         bridge = self._bridge
         if bridge.ended:
             return {"blanked": True, **place, "running": False, **dict.fromkeys(READ)}
-        head, _ = bridge.values.ask("get", 5.0, names=[BLANK, *READ.values()])
+        head, _ = bridge.values.ask("get", VALUES_TIMEOUT, names=[BLANK, *READ.values()])
         values = head["values"]
         ours = {name: float(values[control]) for name, control in READ.items()}
         return {
@@ -206,13 +207,13 @@ class Nion:
         return self._set({SPECTROMETER[name]: value for name, value in values.items() if value is not None})
 
     def acquire_reference(self, command: AcquireReference) -> Acquisition:
-        """Take frames with the beam blanked; it comes back after each block of them."""
-        if command.kind != "dark":
-            raise DriverError(f"this column takes no {command.kind} reference", "dark")
+        """Take frames with the beam blanked, or the sample moved away; it comes back after each block of them."""
+        if command.kind not in REFERENCES:
+            raise DriverError(f"this column takes no {command.kind} reference", ", ".join(REFERENCES))
         period, run = self._period(self._exposure), self._begin()
         spec = camera_spec((), self._pixels, self._angle, period, mapped=False)
         visits = Visits.still(self._position, command.frames)
-        expose = self._expose(run, self._exposure, dark=True)
+        expose = self._expose(run, self._exposure, of=REFERENCES[command.kind])
         return self._acquisition(spec, camera_frames(visits, expose, 0, self.clock, self._cancelled), period)
 
     def acquire_spectrum(self, command: AcquireSpectrum) -> Acquisition:
@@ -265,13 +266,13 @@ class Nion:
         frames = image_values(command, visits, image, self.clock, self._cancelled)
         return self._acquisition(spec, frames, spec.exposure_ns)
 
-    def _expose(self, run: int, exposure: float, *, dark: bool = False) -> Any:
+    def _expose(self, run: int, exposure: float, *, of: str = "sample") -> Any:
         binning = self._binning
 
         def expose(places: NDArray[np.float64], memory: memoryview) -> list[int]:
             head, data = self._work(
                 "expose", len(places) * exposure, np.ascontiguousarray(places, "<f8").tobytes(), memory,
-                run=run, exposure=exposure, binning=binning, dark=dark,
+                run=run, exposure=exposure, binning=binning, of=of,
             )  # fmt: skip
             if data.nbytes != memory.nbytes // len(places) * head["count"]:
                 raise DriverError(f"the Nion bridge sent {data.nbytes} bytes for {head['count']} frames")
@@ -280,8 +281,13 @@ class Nion:
         return expose
 
     def _acquisition(self, spec: StreamSpec, frames: Any, period: int) -> Acquisition:
+        spec = msgspec.structs.replace(spec, origin=self._origin)
         settings = {f"nion_{name}": value for name, value in self.about["versions"].items()}
         return Acquisition(spec.name, spec, frames, frame_period_ns=period, settings={**self.read_back(), **settings})
+
+    @property
+    def _origin(self) -> Origin:
+        return "simulation" if self.about["kind"] == "usim" else "experiment"
 
     @property
     def _pixels(self) -> int:
@@ -323,21 +329,22 @@ class Nion:
         except DriverError:
             if bridge.work.whole:
                 raise
-            with contextlib.suppress(Exception):
-                bridge.process.wait(0.5)
-            if not bridge.ended:
+            how = bridge.lost()
+            if not how:
                 raise
-            raise DriverError(bridge.ended, "the next command starts another") from None
+            raise DriverError(how, "the next command starts another") from None
 
     def _start(self, more: dict[str, float]) -> Bridge:
         """Start a bridge; more: controls to set besides those of the settings."""
         p = self.parameters
+        if p.attach:
+            return Bridge(p.port, p.key)
         options = {
             "port": p.port, "sample": p.sample, "pixels": p.camera_pixels, "half_angle": p.half_angle * 1e-3,
             "field": p.field * 1e-9, "seed": p.seed,
             "controls": {"S_VOA": 1.0, "ConvergenceAngle": p.convergence * 1e-3, **p.controls, **more},
         }  # fmt: skip
-        return Bridge(self._python, options, p.start_timeout)
+        return OwnBridge(interpreter(p.python), options, p.start_timeout)
 
     def _calibrations(self) -> tuple[Calibration, ...]:
         half, voltage = self._pixels / 2, float(self.about["voltage"])
@@ -346,7 +353,7 @@ class Nion:
         def known(kind: Any, value: tuple[float, ...], units: str) -> Calibration:
             return Calibration(
                 id=f"nion-{kind}", kind=kind, value=value, sigma=(0.0,) * len(value), units=units,
-                method="as nionswift-usim defines it", time=now, valid_for={"voltage": voltage},
+                method=f"as Nion's {self.about['kind']} states it", time=now, valid_for={"voltage": voltage},
             )  # fmt: skip
 
         return (

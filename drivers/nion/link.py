@@ -22,7 +22,9 @@ from probeloop.api import DriverError, MonotonicClock
 from .bridge import wire
 
 SAFE_TIMEOUT = 0.35  # [s] for what must be answered at once
+VALUES_TIMEOUT = 2.0  # [s] for a read-back
 REST_TIMEOUT = 30.0  # [s] beyond an exposure
+HELLO_TIMEOUT = 5.0  # [s]
 END_TIMEOUT = 2.0  # [s] for a bridge that was told to end
 HERE = Path(__file__).parent
 _STARTER = os.getppid()  # the same for the instrument's process and its guard's, also when it has died since
@@ -47,9 +49,9 @@ def interpreter(named: str) -> str:
 
 
 class Line:
-    """One connection to the bridge; one request at a time, from any thread."""
+    """One connection to the bridge; one request at a time, from any thread. role: "driver" or "guard"."""
 
-    def __init__(self, port: int, key: str, timeout: float = SAFE_TIMEOUT) -> None:
+    def __init__(self, port: int, key: str, role: str, timeout: float = SAFE_TIMEOUT) -> None:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         try:
@@ -58,7 +60,7 @@ class Line:
             raise DriverError(f"no Nion bridge on port {port}: {error}", "restart the rig") from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            self.ask("hello", timeout, key=key)
+            self.ask("hello", timeout, key=key, role=role)
         except DriverError:
             self.close()
             raise
@@ -102,11 +104,56 @@ class Line:
 
 
 class Bridge:
-    """A bridge of our own: its process, a line for work, one for values, and one that only makes safe."""
+    """A bridge that somebody else started, such as Nion Swift: a line for work, one for values, one for safety."""
+
+    def __init__(self, port: int, key: str) -> None:
+        self.port, self._lines = port, list[Line]()
+        try:
+            for _ in range(3):
+                self._lines.append(Line(port, key, "driver", HELLO_TIMEOUT))
+            self.work, self.values, self.safety = self._lines
+            self.about: dict[str, Any] = self.work.ask("describe", HELLO_TIMEOUT)[0]
+        except BaseException:
+            self._hang_up()
+            raise
+
+    @property
+    def usable(self) -> bool:
+        """True while it runs and all of its lines are whole."""
+        return not self.ended and all(line.whole for line in self._lines)
+
+    @property
+    def ended(self) -> str:
+        """How the microscope that it simulates ended, "" while it runs, or where it is a real one."""
+        return ""
+
+    def lost(self) -> str:
+        """Return how it ended, when a line just broke; "" when it seems to be there."""
+        return self.ended
+
+    def kill(self) -> None:
+        """End it by force; raises DriverError where that does not help."""
+        raise DriverError("the Nion bridge does not answer", "blank the beam in Nion Swift")
+
+    def close(self) -> None:
+        """Blank, and hang up."""
+        with contextlib.suppress(DriverError):
+            self.safety.ask("safe")
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        for line in self._lines:
+            line.close()
+
+
+class OwnBridge(Bridge):
+    """A bridge of our own: its process, too."""
+
+    _lines: list[Line] = []  # until there are some
 
     def __init__(self, python: str, options: Mapping[str, Any], timeout: float) -> None:
         """Start it; raises DriverError in one line when it does not answer within `timeout` [s]."""
-        self._key = secrets.token_hex(16)
+        key = secrets.token_hex(16)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         environment = {**os.environ, "PYTHONPATH": str(HERE), "PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -120,17 +167,16 @@ class Bridge:
             self._log.close()
             raise DriverError(f"{python} can't be run: {error.strerror}", NEXT_MOVE) from error
         try:
-            self.about = self._hear({**options, "key": self._key}, timeout)
-            self.port = int(self.about["port"])
-            self.work, self.values, self.safety = (Line(self.port, self._key, 5.0) for _ in range(3))
+            told = self._hear({**options, "key": key}, timeout)
+            super().__init__(int(told["port"]), key)
         except BaseException:
             self._end(0.0)
             raise
         self._note = note_path()
-        _write_note(self._note, {"port": self.port, "key": self._key, "pid": self.process.pid})
+        _write_note(self._note, {"port": self.port, "key": key, "pid": self.process.pid})
 
     def _hear(self, options: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-        """Tell it the options, and return what it says about itself."""
+        """Tell it the options, and return what it says when it listens."""
         told, heard = self.process.stdin, self.process.stdout
         assert told is not None
         assert heard is not None
@@ -143,17 +189,13 @@ class Bridge:
         try:
             about = json.loads(line)
         except ValueError:
-            self.process.wait(END_TIMEOUT)
-            words = self.last_words() or f"it said {line[:80]!r}"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_TIMEOUT)
+            words = self._last_words() or f"it said {line[:80]!r}"
             raise DriverError(f"the Nion bridge did not start: {words}", NEXT_MOVE) from None
         if "error" in about:
             raise DriverError(str(about["error"]), NEXT_MOVE)
         return dict(about)
-
-    @property
-    def usable(self) -> bool:
-        """True while it runs and all of its lines are whole."""
-        return not self.ended and all(line.whole for line in (self.work, self.values, self.safety))
 
     @property
     def ended(self) -> str:
@@ -162,11 +204,19 @@ class Bridge:
         if code is None:
             return ""
         how = signal.Signals(-code).name if code < 0 else f"code {code}"
-        words = self.last_words()
+        words = self._last_words()
         return f"the Nion bridge ended ({how})" + (f": {words}" if words else "")
 
-    def last_words(self) -> str:
+    def lost(self) -> str:
+        """Return how it ended, when a line just broke; "" when it seems to be there."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.5)
+        return self.ended
+
+    def _last_words(self) -> str:
         """Return the last line that it wrote on stderr."""
+        if self._log.closed:
+            return ""
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, size - 2000))
         lines = self._log.read().decode(errors="replace").strip().splitlines()
@@ -181,18 +231,16 @@ class Bridge:
         """End it: in order, else by force."""
         with contextlib.suppress(DriverError):
             self.safety.ask("bye")
-        for line in (self.work, self.values, self.safety):
-            line.close()
         self._end(END_TIMEOUT)
         if _read_note(self._note).get("pid") == self.process.pid:
             self._note.unlink(missing_ok=True)
 
     def _end(self, timeout: float) -> None:
+        self._hang_up()
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -201,13 +249,14 @@ class Bridge:
 
 
 class GuardPort:
-    """The guard's own connection to the bridge of the instrument's process."""
+    """The guard's own connection to the bridge; address: port and key, None = of the one that the instrument has."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: tuple[int, str] | None) -> None:
         note = _read_note(note_path())
-        if not note:
+        if address is None and not note:
             raise DriverError("there is no Nion bridge", "it starts with the instrument")
-        self._line = Line(int(note["port"]), str(note["key"]))
+        port, key = address or (int(note["port"]), str(note["key"]))
+        self._line = Line(port, key, "guard")
 
     def make_safe(self) -> None:
         """Blank, and end what runs."""
@@ -230,7 +279,15 @@ def note_path() -> Path:
 
 
 def _write_note(path: Path, note: Mapping[str, Any]) -> None:
+    """Write it for the guard, and remove those of killed instruments."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
+    for other in path.parent.glob("nion-*.json"):
+        try:
+            os.kill(int(_read_note(other).get("pid", 0)), 0)
+        except ProcessLookupError:
+            other.unlink(missing_ok=True)
+        except OSError:
+            continue
     draft = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -15,6 +15,8 @@ Value = Annotated[float, quantity("", ge=-1e9, le=1e9)]
 class NionSettings(Settings):
     """Where Nion's libraries are, and what usim is.
 
+    attach: drive the Nion Swift that serves on `port` with the word `key` (bridge/swift.py says how), in the place of
+    a usim of our own; of what follows only binning then counts.
     python: interpreter of the environment that has them; "" = $PROBELOOP_PEERS/nion, else .peers/nion. port: that
     the bridge listens on, 0 = a free one. sample: 0 = flakes, 1 = amorphous, 2 = gold on amorphous carbon.
     camera_pixels: of the sensor of the Ronchigram camera, along a side. binning: of it, fixed, as the calibrations
@@ -23,6 +25,8 @@ class NionSettings(Settings):
     of the noise, None = usim's own, which nobody can repeat. start_timeout: for the bridge.
     """
 
+    attach: bool = False
+    key: str = ""
     python: str = ""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     sample: Annotated[int, msgspec.Meta(ge=0, le=2)] = 0
@@ -36,7 +40,9 @@ class NionSettings(Settings):
     start_timeout: Annotated[float, quantity("s", ge=1, le=600)] = 60.0
 
     def problems(self) -> Iterable[str]:
-        """Yield a disc that the camera can't hold."""
+        """Yield a disc that the camera can't hold, and half an address."""
+        if self.attach and not (self.port and self.key):
+            yield "attach needs port and key"
         if self.convergence > 0.95 * self.half_angle:
             yield (
                 f"convergence {self.convergence:g} mrad fills the camera, which sees {self.half_angle:g} mrad: "

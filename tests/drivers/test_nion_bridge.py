@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from probeloop.drivers.nion import Nion, link
 from probeloop.drivers.nion.bridge import wire
@@ -156,6 +157,11 @@ def test_without_a_beam_frames_are_dark_and_dark_frames_give_the_beam_back(make:
     assert dark["data"].shape == (9, 32, 32)
     assert (dark["data"] == 0).all()
     assert nion.read_back()["blanked"] is False
+    away = frames_of(nion.acquire_reference(c.AcquireReference("vacuum_probe", 3)))["data"]
+    assert (away[:, 2] == 5000).all()  # nm, the stage
+    assert nion.read_back()["stage_x"] == 0.0
+    with pytest.raises(DriverError, match="takes no gain reference"):
+        nion.acquire_reference(c.AcquireReference("gain"))
     nion.blank(c.Blank())
     assert nion.read_back()["blanked"] is True
     assert (frames_of(nion.scan(c.Scan(REGION, (2, 2), 1e-4)))["data"] == 0).all()
@@ -203,6 +209,7 @@ def test_a_killed_bridge_is_told_in_one_line_and_started_again(make: Callable[..
 def test_a_mute_bridge_does_not_keep_anybody_from_being_safe(make: Callable[..., Nion]) -> None:
     nion = make()
     os.kill(nion._bridge.process.pid, signal.SIGSTOP)
+    until(lambda: psutil.Process(nion._bridge.process.pid).status() == psutil.STATUS_STOPPED)
     begun = time.monotonic()
     nion.make_safe()
     assert time.monotonic() - begun < 0.5
@@ -268,7 +275,7 @@ def until(found: Callable[[], Any], seconds: float = 10.0) -> None:
 def test_a_stranger_is_not_heard(make: Callable[..., Nion]) -> None:
     nion = make()
     with pytest.raises(DriverError, match="does not know you"):
-        link.Line(nion._bridge.port, "0" * 32)
+        link.Line(nion._bridge.port, "0" * 32, "guard")
     with socket.create_connection(("127.0.0.1", nion._bridge.port)) as stranger:
         stranger.settimeout(2.0)
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -283,12 +290,12 @@ def test_a_stranger_is_not_heard(make: Callable[..., Nion]) -> None:
         (f'exec {sys.executable} "$@"', r"has no nionswift-usim that can be used: ModuleNotFoundError.*make peers"),
         ("echo good morning", r"did not start: it said b'good morning.*make peers"),
         ("echo broken >&2; exit 3", r"did not start: broken\. make peers"),
-        ("sleep 60", r"does not start within 1 s\. raise start_timeout"),
+        ("exec sleep 60", r"does not start within 1 s\. raise start_timeout"),
     ],
 )
 def test_a_python_that_is_not_nions(tmp_path: Path, line: str, words: str) -> None:
     python = script(tmp_path, line if line.startswith("exec") else f"exec sh -c '{line}'")
-    seconds = 1.0 if line.startswith("sleep") else 20.0
+    seconds = 1.0 if "sleep" in line else 20.0
     with pytest.raises(DriverError, match=words) as caught:
         Nion(NionSettings(python=str(python), start_timeout=seconds))
     assert "\n" not in str(caught.value)
@@ -309,6 +316,8 @@ def test_settings_that_do_not_fit() -> None:
         convert(NionSettings, {"convergence": 80.0, "half_angle": 60.0})
     with pytest.raises(SettingsError, match="camera_pixels"):
         convert(NionSettings, {"camera_pixels": 33})
+    with pytest.raises(SettingsError, match="attach needs port and key"):
+        convert(NionSettings, {"attach": True, "port": 28700})
 
 
 def test_bytes_that_are_no_message() -> None:

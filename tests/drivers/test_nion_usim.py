@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from probeloop.drivers.nion import Nion
 from probeloop.drivers.nion.settings import NionSettings
@@ -27,7 +28,7 @@ from probeloop.testing.check_driver import check_driver
 
 pytestmark = pytest.mark.peers
 FLAT = {"C10": 0.0}
-FIELD = Region(0.0, 0.0, 240e-9, 240e-9)
+FIELD = Region(0.0, 0.0, 240e-9, 240e-9)  # nearly all of the flakes
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def python() -> str:
 
 @pytest.fixture
 def nion(python: str) -> Iterator[Nion]:
-    made = Nion(NionSettings(python=python, camera_pixels=64, controls=FLAT))
+    made = Nion(NionSettings(python=python, camera_pixels=64, field=300.0, controls=FLAT))
     yield made
     made.close()
 
@@ -73,6 +74,12 @@ def test_it_keeps_the_contract(python: str) -> None:
     assert check_driver(lambda: Nion(settings)) == []
 
 
+def annular(nion: Nion, region: Region, n: int) -> Any:
+    """What the annular detector sees of each of (n, n) pixels: the mean of five by five places in it."""
+    image, _ = pumped(nion.scan(c.Scan(region, (5 * n, 5 * n), 1e-6, channels=("HAADF",))), 1024)
+    return image.reshape(n, 5, n, 5).mean(axis=(1, 3))
+
+
 def alike(a: Any, b: Any) -> float:
     a, b = a - a.mean(), b - b.mean()
     return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
@@ -84,12 +91,19 @@ def orientations(image: Any) -> dict[str, Any]:
     return turned | {f"{name}, transposed": np.ascontiguousarray(each).T for name, each in turned.items()}
 
 
-def test_what_lies_at_plus_x_appears_at_plus_x(nion: Nion) -> None:
+def test_what_lies_at_plus_x_appears_at_plus_x(python: str) -> None:
     """Scan unit and camera raster, each with conventions of its own, see the same asymmetric sample alike."""
-    scanned, _ = pumped(nion.scan(c.Scan(FIELD, (48, 48), 1e-5, channels=("HAADF",))))
+    nion = Nion(NionSettings(python=python, camera_pixels=128, controls=FLAT))
+    try:
+        look_both_ways(nion)
+    finally:
+        nion.close()
+
+
+def look_both_ways(nion: Nion) -> None:
+    image = annular(nion, FIELD, 48)
     rastered, _ = pumped(nion.scan(c.Scan(FIELD, (48, 48), 1e-4)))
     absorbed = -rastered.sum(axis=(1, 2)).reshape(48, 48)
-    image = scanned.reshape(48, 48)
     found = {name: alike(each, absorbed) for name, each in orientations(image).items()}
     best = max(found, key=lambda name: found[name])
     assert best == "0 deg"
@@ -97,11 +111,10 @@ def test_what_lies_at_plus_x_appears_at_plus_x(nion: Nion) -> None:
     assert sorted(found.values())[-2] < 0.75
     # and a part of it, off the centre, is that part
     part = Region(50e-9, -40e-9, 80e-9, 80e-9)
-    for shape, channels in (((16, 16), ("HAADF",)), ((16, 16), ())):
-        got, _ = pumped(nion.scan(c.Scan(part, shape, 1e-4, channels=channels)))
-        small = got.reshape(16, 16) if channels else -got.sum(axis=(1, 2)).reshape(16, 16)
-        crop = image[8:24, 26:42]  # 5 nm a pixel: x 10 to 90 nm, y -80 to 0 nm
-        assert alike(crop, small) > 0.9, channels
+    crop = image[8:24, 26:42]  # 5 nm a pixel: x 10 to 90 nm, y -80 to 0 nm
+    assert alike(crop, annular(nion, part, 16)) > 0.9
+    got, _ = pumped(nion.scan(c.Scan(part, (16, 16), 1e-4)))
+    assert alike(crop, -got.sum(axis=(1, 2)).reshape(16, 16)) > 0.8
 
 
 def test_rays_move_as_the_conventions_say(python: str) -> None:
@@ -159,12 +172,13 @@ def test_every_knob_is_a_control_and_reads_back(nion: Nion) -> None:
 
 def test_the_disc_is_where_the_calibrations_say(nion: Nion) -> None:
     got, _ = pumped(nion.acquire_reference(c.AcquireReference("dark", 4)))
-    lit, _ = pumped(nion.scan(c.Scan(Region(0, 0, 1e-9, 1e-9), (4, 4), 1e-3)))
+    lit, _ = pumped(nion.acquire_reference(c.AcquireReference("vacuum_probe", 4)))
     dark, bright = got.mean(axis=0), lit.mean(axis=0)
     assert abs(float(dark.mean())) < 0.05 * float(bright.mean())
     calibrations = {each.kind: each.value for each in nion.describe().calibrations}
     ky, kx = np.indices((64, 64))
     disc = bright > bright.max() / 2
+    assert bright[disc].std() < 0.01 * bright[disc].mean()  # nothing of the sample
     centre = (ky[disc].mean(), kx[disc].mean())
     assert centre == pytest.approx(calibrations["pattern_centre"], abs=0.6)
     radius = np.sqrt(disc.sum() / np.pi) * calibrations["detector_scale"][0]
@@ -245,13 +259,47 @@ def test_a_run_of_the_rig_is_a_4d_record_that_hyperspy_opens(python: str, tmp_pa
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     summary = json.loads(made.stdout)
-    assert summary["plans"][0]["state"] == "succeeded", summary
+    assert summary["plans"][0]["state"] == "finished", summary
     (record,) = tmp_path.glob("*/camera/*.zspy")
     signal_ = hs.load(record)
     assert signal_.axes_manager.navigation_shape == (16, 12)
     assert signal_.axes_manager.signal_shape == (128, 128)
-    x, y, kx, ky = signal_.axes_manager._axes[1], signal_.axes_manager._axes[0], *signal_.axes_manager.signal_axes
-    assert (x.units, kx.units) == ("m", "rad")
-    assert (x.scale, y.scale) == (pytest.approx(5e-9), pytest.approx(5e-9))
-    assert kx.scale == ky.scale == pytest.approx(2 * 0.06 / 128, rel=1e-6)
+    (x, y), (kx, ky) = signal_.axes_manager.navigation_axes, signal_.axes_manager.signal_axes
+    assert [axis.name for axis in (x, y, kx, ky)] == ["x", "y", "kx", "ky"]
+    assert (x.units, kx.units) == ("nm", "mrad")
+    assert (x.scale, y.scale) == (pytest.approx(5.0), pytest.approx(5.0))
+    assert (x.offset, y.offset) == (pytest.approx(-37.5), pytest.approx(-27.5))
+    assert kx.scale == ky.scale == pytest.approx(120 / 128, rel=1e-6)
+    assert kx.offset == pytest.approx(-60.0, rel=1e-6)
+    assert signal_.original_metadata.probeloop.complete
     assert float(np.asarray(signal_.data).max()) > 0
+
+
+def test_a_killed_instrument_is_made_safe_by_the_guard_and_its_bridge_ends(python: str, tmp_path: Path) -> None:
+    name = f"nion-{os.getpid()}-killed"
+    run = subprocess.Popen(
+        [sys.executable, "-m", "probeloop.cli", "run", "nion-usim", "--headless", "--json", "--record", str(tmp_path),
+         "--set", f"instrument.python={python}", "--set", f"name={name}"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def pids(*words: str) -> list[int]:
+        found = [each for each in psutil.process_iter(["cmdline", "ppid"]) if each.info["cmdline"]]
+        return [each.pid for each in found if all(any(w in part for part in each.info["cmdline"]) for w in words)]
+
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/camera/*")):  # the raster runs
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.1)
+    (instrument,) = pids("probeloop.rig.process", name, "instrument.json")
+    bridges = [each.pid for each in psutil.Process(instrument).children()]
+    assert len(bridges) == 1
+    os.kill(instrument, signal.SIGKILL)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 1, err
+    summary = json.loads(out)
+    assert [act.partition(":")[0] for act in summary["guard"]] == ["made safe"]
+    while psutil.pid_exists(bridges[0]):
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.1)

@@ -20,9 +20,10 @@ def main() -> int:
     """Serve until whoever started it is gone."""
     options = json.loads(sys.stdin.readline())
     try:
-        from .usim import Usim, versions
+        from .usim import Usim
 
         column = Usim(options)
+        column.describe()
         server = Server(column, options["key"], options["port"])
     except (ImportError, AttributeError, TypeError) as error:
         return _fail(f"{sys.executable} has no nionswift-usim that can be used: {type(error).__name__}: {error}")
@@ -30,7 +31,7 @@ def main() -> int:
         return _fail(f"the bridge can't listen on port {options['port']}: {error.strerror}")
     except Exception as error:  # whatever Nion's libraries raise: one line
         return _fail(f"nionswift-usim failed to start: {type(error).__name__}: {error}")
-    sys.stdout.write(json.dumps({"port": server.port, "versions": versions(), **column.describe()}) + "\n")
+    sys.stdout.write(json.dumps({"port": server.port}) + "\n")
     sys.stdout.flush()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads what Nion's libraries print
 

@@ -46,8 +46,11 @@ class Column(Protocol):
         """Return the number of a new run."""
         ...
 
-    def expose(self, run: int, places: Any, exposure: float, binning: int, dark: bool) -> tuple[Any, list[int]]:
-        """Return frames (count, h, w) float32 and their starts [ns]; fewer than places when `safe` came."""
+    def expose(self, run: int, places: Any, exposure: float, binning: int, of: str) -> tuple[Any, list[int]]:
+        """Return frames (count, h, w) float32 and their starts [ns]; fewer than places when `safe` came.
+
+        of: "sample", or for the time being "dark", with the beam blanked, or "vacuum", with the sample moved away.
+        """
         ...
 
     def scan(
@@ -67,10 +70,10 @@ class Column(Protocol):
 
 
 class Server:
-    """Serves a column. key: what a visitor must say. port: 0 = a free one."""
+    """Serves a column. key: what a visitor must say. port: 0 = a free one. stays: no visitor can end it."""
 
-    def __init__(self, column: Column, key: str, port: int = 0) -> None:
-        self._column, self._key = column, key
+    def __init__(self, column: Column, key: str, port: int = 0, *, stays: bool = False) -> None:
+        self._column, self._key, self._stays = column, key, stays
         self._socket = socket.create_server(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
         self.ended = threading.Event()
@@ -96,6 +99,7 @@ class Server:
             threading.Thread(target=self._hear, args=(visitor,), name="visitor", daemon=True).start()
 
     def _hear(self, visitor: socket.socket) -> None:
+        drives = False
         try:
             visitor.settimeout(HELLO_WITHIN)
             head, _ = wire.receive(visitor, most=0)
@@ -104,17 +108,21 @@ class Server:
                 return
             wire.send(visitor, {"id": head.get("id")})
             visitor.settimeout(None)
+            drives = head.get("role") == "driver"
             while not self.ended.is_set():
                 head, payload = wire.receive(visitor)
                 reply, data = self._answer(head, payload)
                 wire.send(visitor, {"id": head.get("id"), **reply}, data)
-                if head.get("do") == "bye":
+                if head.get("do") == "bye" and not self._stays:
                     self.ended.set()
         except (OSError, ValueError):
             return  # it is gone, or speaks another language
         finally:
             self._visitors.discard(visitor)
             visitor.close()
+            if drives:  # who drives is gone
+                with contextlib.suppress(Exception):
+                    self._column.safe()
 
     def _answer(self, head: dict[str, Any], payload: memoryview) -> tuple[dict[str, Any], memoryview | bytes]:
         try:
@@ -135,7 +143,7 @@ class Server:
         elif do == "expose":
             places = np.frombuffer(payload, "<f8").reshape(-1, 2)
             frames, times = column.expose(
-                int(head["run"]), places, float(head["exposure"]), int(head["binning"]), bool(head["dark"])
+                int(head["run"]), places, float(head["exposure"]), int(head["binning"]), str(head["of"])
             )
             return {"count": len(frames), "times": times, "shape": frames.shape[1:]}, _bytes(frames)
         elif do == "scan":

@@ -6,21 +6,22 @@ wrong), and bins the whole one slowly. What a sample looks like is kept until st
 the noise, of usim's own distribution, comes from a generator that has one.
 
 How the probe moves: usim shifts the shadow image by the fraction of the scan context at which a parked probe is, so
-the context is the whole field, and every exposure names its place in it.
+the context is the whole field, and every exposure names its place in it. It draws the sample into as many cells as
+the sensor has pixels, rounding down, and reads cell n / 2 as the middle: half a cell each, which is made good here,
+because with a small sensor a cell is some nanometres.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from nion.device_kit import ScanDevice
-from nion.usim_device import EELSCameraSimulator, InstrumentDevice, RonchigramCameraSimulator
-from nion.utils import Geometry
 
 from .server import Refusal
 from .wire import MOST_PAYLOAD
@@ -28,18 +29,20 @@ from .wire import MOST_PAYLOAD
 PACKAGES = ("nionswift", "nionswift-instrumentation", "nionswift-usim")
 CHANNELS = ("HAADF", "MAADF")
 DISPERSION = "energy_per_channel_eV"  # no control in usim, but a property
-SAMPLES = 3
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Nion's packages."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+AWAY = 5e-6  # [m] that the stage is moved for vacuum; the largest sample reaches 1 um from its middle
+_STAGE = "stage_position_m.x"
+PICTURES = 4  # that are kept
 
 
 class Usim:
     """The simulated column; options: sample, pixels, half_angle [rad], field [m], seed, controls."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        from nion.device_kit import ScanDevice
+        from nion.usim_device import EELSCameraSimulator, InstrumentDevice, RonchigramCameraSimulator
+        from nion.utils import Geometry
+
+        self._geometry, self._scan_parameters = Geometry, ScanDevice.ScanFrameParameters
         values, axes = InstrumentDevice.ValueManager(), InstrumentDevice.AxisManager()
         generator = InstrumentDevice.ScanDataGenerator(sample_index=int(options["sample"]))
         self._kept = _Kept(generator)
@@ -49,7 +52,7 @@ class Usim:
         self._pixels = n = int(options["pixels"])
         self._instrument.stage_size_nm = self._field * 1e9
         self._instrument.max_defocus = self._field / math.sin(2 * float(options["half_angle"]))
-        self._instrument.set_scan_controller(_Parked())
+        self._instrument.set_scan_controller(_Parked(ScanDevice.ScanFrameParameters()))
         context = self._instrument.scan_context
         context.update(Geometry.IntSize(n, n), Geometry.FloatPoint(), self._field * 1e9, 0.0)
         counts = self._instrument.counts_per_electron
@@ -71,6 +74,7 @@ class Usim:
         vertical, _ = self._camera.get_dimensional_calibrations(None, None)
         return {
             "kind": "usim",
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
             "sample": self._kept.title,
             "channels": CHANNELS,
             "pixels": self._pixels,
@@ -126,29 +130,27 @@ class Usim:
             self._instrument.SetVal("C_Blank", 1.0)
             self._changed.notify_all()
 
-    def expose(self, run: int, places: Any, exposure: float, binning: int, dark: bool) -> tuple[Any, list[int]]:
+    def expose(self, run: int, places: Any, exposure: float, binning: int, of: str) -> tuple[Any, list[int]]:
         """Expose the camera at each place for `exposure` of real time."""
-        n, area = self._pixels, Geometry.IntRect.from_tlbr(0, 0, self._pixels, self._pixels)
+        n, area = self._pixels, self._geometry.IntRect.from_tlbr(0, 0, self._pixels, self._pixels)
         if binning < 1 or n % binning:
             raise Refusal(f"binning {binning} does not divide {n} pixels", "1, 2, 4 or 8")
-        size, bins = n // binning, Geometry.IntSize(binning, binning)
+        size, bins = n // binning, self._geometry.IntSize(binning, binning)
         if 4 * len(places) * size**2 > MOST_PAYLOAD:
             raise Refusal(f"{len(places)} frames at once are too many")
         frames, times = np.empty((len(places), size, size), np.float32), list[int]()
-        with self._lock:
-            self._look_again(dark)
+        off = (1 + binning) / 2 * self._field / n
+        with self._lock, self._looking_at(of, run):
             for x, y in places.tolist():
                 if self._run != run:
                     break
                 times.append(time.monotonic_ns())
-                where = self._fraction(x, y)
+                where = self._fraction(x - off, y - off)
                 data = self._camera.get_frame_data(area, bins, exposure, self._instrument.scan_context, where)
                 frames[len(times) - 1] = data.data
                 if not self._exposed(run, times[-1] + round(exposure * 1e9)):
                     times.pop()
                     break
-            if dark:
-                self._after_dark(run)
         return frames[: len(times)], times
 
     def scan(
@@ -159,7 +161,7 @@ class Usim:
         unknown = sorted(set(channels) - set(CHANNELS))
         if unknown:
             raise Refusal(f"no detector {', '.join(unknown)}", f"channels: {', '.join(CHANNELS)}")
-        parameters = ScanDevice.ScanFrameParameters(
+        parameters = self._scan_parameters(
             pixel_size=shape, fov_nm=size[1] * 1e9, center_nm=(centre[1] * 1e9, centre[0] * 1e9),
             pixel_time_us=dwell * 1e6, rotation_rad=0.0,
         )  # fmt: skip
@@ -173,14 +175,14 @@ class Usim:
 
     def spectrum(self, run: int, x: float, y: float, exposure: float, n: int) -> tuple[Any, int]:
         """Return the sum of `n` read-outs, over the height of the sensor."""
-        area = Geometry.IntRect.from_tlbr(0, 0, *self._eels_shape)
+        area = self._geometry.IntRect.from_tlbr(0, 0, *self._eels_shape)
+        once = self._geometry.IntSize(1, 1)
         total, begun = np.zeros(self._eels_shape.width, np.float32), time.monotonic_ns()
-        with self._lock:
-            self._look_again(dark=False)
+        with self._lock, self._looking_at("sample", run):
             for i in range(n):
                 if not self._blanked and self._run == run:
                     data = self._eels.get_frame_data(
-                        area, Geometry.IntSize(1, 1), exposure, self._instrument.scan_context, self._fraction(x, y)
+                        area, once, exposure, self._instrument.scan_context, self._fraction(x, y)
                     )
                     total += data.data.sum(axis=0)
                 if not self._exposed(run, begun + round((i + 1) * exposure * 1e9)):
@@ -192,7 +194,7 @@ class Usim:
         return bool(self._values.is_blanked)
 
     def _fraction(self, x: float, y: float) -> Any:
-        return Geometry.FloatPoint(y=0.5 + y / self._field, x=0.5 + x / self._field)
+        return self._geometry.FloatPoint(y=0.5 + y / self._field, x=0.5 + x / self._field)
 
     def _exposed(self, run: int, until_ns: int) -> bool:
         """Wait for the end of an exposure; False when `safe` came meanwhile."""
@@ -201,18 +203,27 @@ class Usim:
                 self._changed.wait(left / 1e9)
             return self._run == run
 
-    def _look_again(self, dark: bool) -> None:
-        """Have the cameras calculate anew: one that was at it when the beam was blanked may not have noticed."""
-        self._was_blanked = self._blanked
-        if dark:
-            self._values.is_blanked = True
-        self._values.property_changed_event.fire("is_blanked")
+    @contextlib.contextmanager
+    def _looking_at(self, of: str, run: int) -> Iterator[None]:
+        """Blank the beam, or move the sample away, and back; unless `safe` came meanwhile, which leaves it blanked.
 
-    def _after_dark(self, run: int) -> None:
-        """Give back the beam that was taken for dark frames, unless `safe` came meanwhile."""
-        with self._changed:
-            if self._run == run:
-                self._values.is_blanked = self._was_blanked
+        The cameras are made to calculate anew: one that was at it when the beam was blanked may not have noticed.
+        """
+        blanked, stage = self._blanked, self._instrument.GetVal(_STAGE)
+        if of == "dark":
+            self._values.is_blanked = True
+        elif of == "vacuum":
+            self._instrument.SetVal(_STAGE, stage + AWAY)
+        elif of != "sample":
+            raise Refusal(f"nothing is called {of!r} here", "sample, dark, vacuum")
+        self._values.property_changed_event.fire("is_blanked")
+        try:
+            yield
+        finally:
+            self._instrument.SetVal(_STAGE, stage)
+            with self._changed:
+                if self._run == run:
+                    self._values.is_blanked = blanked
 
 
 class SeededNoise:
@@ -262,7 +273,9 @@ class _Kept:
         if picture is None:
             picture = np.zeros_like(data)
             self._generator.sample.plot_features(picture, offset_m, fov_nm, extra_nm, centre_nm, size)
-            self._pictures = {key: picture}
+            while len(self._pictures) >= PICTURES:
+                del self._pictures[next(iter(self._pictures))]
+            self._pictures[key] = picture
         data += picture
 
     def generate_scan_data(self, instrument: Any, parameters: Any) -> Any:
@@ -275,6 +288,9 @@ class _Parked:
 
     scan_device = object()
 
+    def __init__(self, parameters: Any) -> None:
+        self._parameters = parameters
+
     def get_current_frame_parameters(self) -> Any:
         """Return what the scan context starts with."""
-        return ScanDevice.ScanFrameParameters()
+        return self._parameters

@@ -4,16 +4,17 @@ A message is 16 bytes (`PLN1`, length of the header, length of the payload, litt
 object, and the payload, raw bytes of arrays in C order.
 
 A request is {"id": n, "do": NAME, ...}; its reply has the same id, and either what was asked for or "error" (one
-line) and "allowed" (the next move). The first request of a connection is {"do": "hello", "key": KEY}. Each connection
-is served by a thread of its own, so that `safe` and `get` are answered while another one exposes.
+line) and "allowed" (the next move). The first request of a connection is {"do": "hello", "key": KEY, "role": ROLE};
+when one whose role is "driver" ends, the beam is blanked. Each connection is served by a thread of its own, so that
+`safe` and `get` are answered while another one exposes.
 
     describe                                        what the column is
     get      names                                  values by name: Nion's controls (C10, C12.x, EHT, C_Blank ...)
     set      values                                 controls by name, SI
     probe    x, y [m]                               where the probe rests
     begin                                           "run": what `safe` ends; expose, scan and spectrum carry it
-    expose   run, exposure [s], binning, dark       payload in: (n, 2) float64 places (x, y) [m];
-                                                    out: (count, h, w) float32, and "times" [ns], CLOCK_MONOTONIC
+    expose   run, exposure [s], binning, of         payload in: (n, 2) float64 places (x, y) [m];
+             ("sample", "dark", "vacuum")           out: (count, h, w) float32, and "times" [ns], CLOCK_MONOTONIC
     scan     run, channels, shape, width, height,   out: (channels, ny, nx) float32
              centre_x, centre_y [m], dwell [s]
     spectrum run, x, y [m], exposure [s], n         out: (channels,) float32, and "time" [ns]
