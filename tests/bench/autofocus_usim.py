@@ -1,8 +1,9 @@
-"""Figures of autofocus on Nion's own simulator: python tests/bench/autofocus_usim.py --seeds 10 [--json].
+"""Figures of autofocus on Nion's own simulator: python tests/bench/autofocus_usim.py --seeds 12.
 
 The plan drives nionswift-usim through its driver in this process. Start states are drawn from the seed: C10 within
-500 nm of either sign, C12 of any direction up to 500 nm; seeds 0 and 1 have all three knobs at 500 and -500 nm. What usim's knobs read back at the end is what is left, as
-usim is in focus with all of them at zero; that this gives its best picture is looked up too, knob by knob.
+500 nm of either sign, C12 of any direction up to 500 nm; seeds 0 and 1 have all three knobs at 500 and -500 nm. What
+usim's knobs read back at the end is what is left, as usim is in focus with all of them at zero; that this gives its
+best picture is looked up too, knob by knob.
 """
 
 from __future__ import annotations
