@@ -30,6 +30,7 @@ from ..data.errors import (
     SharedMemoryError,
     WireError,
 )
+from .drain import drain
 from .guarding import Guarding
 from .plugins import RigPlugins
 from .schema import PlanEntry, Rig
@@ -308,7 +309,9 @@ class Session:
         sys.stderr.write(f"\r{progress.target}: {share:4.0%}{eta} {progress.message[:60]:60}")
 
     def _published(self) -> dict[str, int]:
-        """Return the frames that the recorder took of each topic."""
+        """Return the frames that the recorder took of each topic; without a screen nothing new comes by now."""
+        if self.headless and self._plugins is not None:
+            drain(self.ask, self._plugins.names, self._turn)
         try:
             reply = self.ask("recorder", control.Describe())
         except BusError as error:
