@@ -17,35 +17,46 @@ from numpy.typing import NDArray
 GOOD, REPEATED, SURPLUS, IMPOSSIBLE = 0, 1, 2, 3
 
 
+def views_of(memory: NDArray[np.uint8], dtype: str) -> tuple[NDArray[Any], ...]:
+    """Return the ring as pixels, once for each byte within a pixel that a frame may begin at.
+
+    Messages are odd in length, and a byte at a time the kernel takes 25 times as
+    long. All are marked as not aligned, so that they are of one type.
+    """
+    size = np.dtype(dtype).itemsize
+    made = []
+    for phase in range(size):
+        part = memory[phase : phase + (len(memory) - phase) // size * size].view(dtype)
+        part.flags.aligned = False
+        made.append(part)
+    return tuple(made)
+
+
 @nb.njit(nogil=True, cache=True)
-def _processed(memory: Any, at: int, size: int, frame: Any) -> Any:
-    """Turn big-endian pixels of `size` bytes into the flat frame; return all of them ored."""
-    every = np.uint32(0)
-    if size == 1:
+def _processed(pixels: Any, frame: Any) -> Any:
+    """Turn big-endian pixels into the flat frame; return all of them ored."""
+    every = frame.dtype.type(0)
+    if pixels.itemsize == 1:
         for i in range(len(frame)):
-            value = memory[at + i]
-            frame[i] = value
-            every |= np.uint32(value)
-    elif size == 2:
-        for i in range(len(frame)):
-            value = (np.uint16(memory[at + 2 * i]) << np.uint16(8)) | np.uint16(memory[at + 2 * i + 1])
-            frame[i] = value
-            every |= np.uint32(value)
-    else:
-        for i in range(len(frame)):
-            p = at + 4 * i
-            high = (np.uint32(memory[p]) << np.uint32(24)) | (np.uint32(memory[p + 1]) << np.uint32(16))
-            value = high | (np.uint32(memory[p + 2]) << np.uint32(8)) | np.uint32(memory[p + 3])
+            value = pixels[i]
             frame[i] = value
             every |= value
-    return every
-
-
-@nb.njit(nogil=True, cache=True, inline="always")
-def _pair(memory: Any, at: int, j: int) -> Any:
-    """Return pixel j of words of four pixels of 16 bits."""
-    p = at + 2 * ((j & ~3) + 3 - (j & 3))
-    return (np.uint32(memory[p]) << np.uint32(8)) | np.uint32(memory[p + 1])
+    elif pixels.itemsize == 2:
+        for i in range(len(frame)):
+            pixel = pixels[i]
+            value = frame.dtype.type((pixel << np.uint16(8)) | (pixel >> np.uint16(8)))
+            frame[i] = value
+            every |= value
+    else:
+        for i in range(len(frame)):
+            pixel = np.uint32(pixels[i])
+            pairs = ((pixel & np.uint32(0x00FF00FF)) << np.uint32(8)) | (
+                (pixel >> np.uint32(8)) & np.uint32(0x00FF00FF)
+            )
+            value = frame.dtype.type((pairs << np.uint32(16)) | (pairs >> np.uint32(16)))
+            frame[i] = value
+            every |= value
+    return np.uint32(every)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -102,14 +113,14 @@ def _raw(memory: Any, at: int, depth: int, quad: bool, ky: int, kx: int, frame: 
 
 @nb.njit(nogil=True, cache=True)
 def place(
-    memory: Any, at: int, stride: int, count: int, numbers: Any, base: int, highest: int, seen: Any, kinds: Any,
-    index: Any, rows: Any, out: Any, row: int, size: int, depth: int, quad: bool, limit: int,
+    memory: Any, views: Any, at: int, stride: int, count: int, numbers: Any, base: int, highest: int, seen: Any,
+    kinds: Any, index: Any, rows: Any, out: Any, row: int, raw: bool, depth: int, quad: bool, limit: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Decode `count` frames into rows of `out` from `row` on; return the next row, and the highest index so far.
 
     at: of the first frame's pixels in memory, stride: to the next frame's [bytes]. numbers: as in the headers, whose
     six digits begin again after 999,999; base: of the run's first frame. seen (n,): the run's frames that came
-    already; marked. size: bytes of a processed pixel, 0 = raw. limit: what no pixel exceeds.
+    already; marked. views: see views_of. limit: what no pixel exceeds.
     Written: kinds (count,), GOOD to IMPOSSIBLE; index (count,) in the run; rows (count,), -1 = it has none.
     """
     for k in range(count):
@@ -122,10 +133,12 @@ def place(
             kinds[k] = SURPLUS
             continue
         p = at + k * stride
-        if size == 0:
+        if raw:
             every = _raw(memory, p, depth, quad, out.shape[1], out.shape[2], out[row].reshape(-1))
         else:
-            every = _processed(memory, p, size, out[row].reshape(-1))
+            phase, frame = p % len(views), out[row].reshape(-1)
+            first = (p - phase) // len(views)
+            every = _processed(views[phase][first : first + len(frame)], frame)
         highest = max(highest, i)
         if every > limit:
             kinds[k] = IMPOSSIBLE
@@ -163,5 +176,6 @@ def warm_up(dtype: str) -> None:
     """Have the kernels compiled for frames of a dtype, before the detector sends any."""
     memory, few = np.zeros(64, np.uint8), np.zeros(1, np.int64)
     out: NDArray[Any] = np.zeros((1, 1, 1), dtype)
-    place(memory, 0, 0, 0, few, 0, 0, np.zeros(1, np.bool_), few, few, few, out, 0, 1, 1, False, 0)
+    views, seen = views_of(memory, dtype), np.zeros(1, np.bool_)
+    place(memory, views, 0, 0, 0, few, 0, 0, seen, few, few, few, out, 0, False, 1, False, 0)
     stamp(few, few, few, 0, 0, 0, 0, few)

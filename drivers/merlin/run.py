@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from probeloop.api import Clock, DriverError, FrameBuffer, FrameFlag
 
 from .control import ARMED, BUSY, IDLE, Control, quietly
-from .decode import GOOD, IMPOSSIBLE, REPEATED, SURPLUS, place, stamp
+from .decode import GOOD, IMPOSSIBLE, REPEATED, SURPLUS, place, stamp, views_of
 from .headers import PREFIX
 from .stream import SLICE, FrameStream
 
@@ -60,6 +60,7 @@ class Run:
         self._seen = np.zeros(plan.frames, np.bool_)
         self._highest = -1
         self._base: int | None = None
+        self._views: tuple[NDArray[Any], ...] = ()
         self._offset, self._last_ns = _NOTHING, 0
         self._started = clock.now_ns()
         self._look = _LOOK
@@ -100,10 +101,11 @@ class Run:
             self._base = 1 if int(batch.numbers[0]) <= plan.frames else int(batch.numbers[0])
         kinds, index, rows = np.zeros((3, count), np.int64)
         at = batch.first * stream.slot + PREFIX + header.header_bytes
-        size = 0 if header.raw else buffer.data.dtype.itemsize
+        if not self._views:
+            self._views = views_of(stream.memory, buffer.data.dtype.str)
         end, self._highest = place(
-            stream.memory, at, stream.slot, count, batch.numbers, self._base, self._highest, self._seen, kinds, index,
-            rows, buffer.data, row, size, header.depth, header.quad, self._limit,
+            stream.memory, self._views, at, stream.slot, count, batch.numbers, self._base, self._highest,
+            self._seen, kinds, index, rows, buffer.data, row, header.raw, header.depth, header.quad, self._limit,
         )  # fmt: skip
         if end > row:
             self._offset, self._last_ns = stamp(
