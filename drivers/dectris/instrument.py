@@ -106,6 +106,7 @@ class Dectris:
         """
         values = self._detector.read()
         state, counts = values["state"], self._counts
+        values["trigger"] = self.parameters.trigger
         values["acquiring"] = self._armed if state == "unknown" else state in ("ready", "acquire")
         for name in ("received", "lost", "repeated", "refused", "beyond", "stale"):
             values[f"frames_{name}"] = getattr(counts, name)
