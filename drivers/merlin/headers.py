@@ -85,35 +85,36 @@ class FrameHeader:
         return self.header_bytes + self.payload_bytes
 
 
-def parse_frame(body: bytes, raw_depth: int = 0) -> FrameHeader:
+def parse_frame(body: bytes, length: int, raw_depth: int = 0) -> FrameHeader:
     """Read the beginning of a frame's body, the whole header at least.
 
-    raw_depth: of a raw frame whose header does not say it. Raises WireError with what is wrong.
+    length: of the whole body [bytes]. raw_depth: of a raw frame whose header does not say it. Raises WireError with
+    what is wrong.
     """
     fields = body[:256].split(b",")
     if len(fields) < 9 or fields[0] != b"MQ1":
         raise WireError("a frame whose header is cut short or no MQ1 header")
     try:
-        number, length = int(fields[1]), int(fields[2])
+        number, header_bytes = int(fields[1]), int(fields[2])
         width, height = int(fields[4]), int(fields[5])
     except ValueError:
         raise WireError(f"a frame header with a number that is none: {_short(body)}") from None
     code, layout = fields[6].decode("ascii", "replace"), fields[7].decode("ascii", "replace").strip()
     if code != "R64" and code not in _BYTES:
         raise WireError(f"frames of type {code!r}: U08, U16, U32 and R64 are known")
-    if not 64 <= length <= LONGEST_HEADER or number < 0 or width < 1 or height < 1:
+    if not 64 <= header_bytes <= LONGEST_HEADER or number < 0 or width < 1 or height < 1:
         raise WireError(f"a frame header that can't be true: {_short(body)}")
     after_at = len(b",".join(fields[:2]))
     after = body[after_at : after_at + len(b",".join(fields[2:8])) + 2]
-    depth, stamp_at = _extension(body[:length], after_at)
+    depth, stamp_at = _extension(body[:header_bytes], after_at)
     if code != "R64" and (depth not in _DTYPE or _DTYPE[depth][-1] != str(_BYTES[code])):
         depth = _DEPTH_OF[code]
     depth = depth or raw_depth
     if depth not in _RAW_BITS:
         raise WireError(f"a counter depth of {depth} bits: 1, 6, 12 and 24 are known")
-    if code == "R64" and depth == 24 and height == 512:  # both counters' rows counted
-        height = 256
-    return FrameHeader(number, length, width, height, code, layout, depth, after, stamp_at)
+    if code == "R64" and depth == 24 and length - header_bytes == 2 * width * height:
+        width //= 2  # both counters are counted, each of 12 bits in two bytes
+    return FrameHeader(number, header_bytes, width, height, code, layout, depth, after, stamp_at)
 
 
 def _extension(header: bytes, number_end: int) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from . import stream as data
 from .control import ARMED, BUSY, Control, quietly
 from .decode import warm_up
 from .headers import dtype_of
-from .run import Plan, Run, limit_of, no_positions
+from .run import Planned, Run, limit_of, no_positions
 from .settings import MerlinSettings
 
 _DEPTHS = (1, 6, 12, 24)
@@ -58,13 +58,17 @@ class Merlin:
         self.parameters = p = parameters
         self.clock: Clock = MonotonicClock()
         self._control = Control(p.host, p.control_port, p.timeout, self.clock)
-        self._control.version = self._control.get("SOFTWAREVERSION")
-        quietly(self._control, "STOPACQUISITION")  # whatever a killed process left running
-        self._shape = self._asked_shape()
-        depth = self._control.get_number("COUNTERDEPTH")
+        try:
+            self._control.version = self._control.get("SOFTWAREVERSION")
+            quietly(self._control, "STOPACQUISITION")  # whatever a killed process left running
+            self._shape = self._asked_shape()
+            depth = self._control.get_number("COUNTERDEPTH")
+        except BaseException:
+            self._control.close()
+            raise
         self._depth = int(depth) if depth in _DEPTHS else 12
         self._exposure: float | None = None
-        self._dwell = 1e-3
+        self._period = 1e-3
         self._cancelled = threading.Event()
         self._memory = np.empty(0, np.uint8)
         self._data: socket.socket | None = None
@@ -166,44 +170,55 @@ class Merlin:
             Axis("x", nx, step_x, region.centre_x - step_x * (nx - 1) / 2, "m"),
         )
         external = self.parameters.trigger == "external"
-        self._dwell = command.dwell_time
+        self._period = command.dwell_time
         return self._acquire(
-            ny * nx * command.frames, nx, region.positions((ny, nx)), nav, "pixel" if external else "frame", external
+            ny * nx * command.frames,
+            nx,
+            region.positions((ny, nx)),
+            nav,
+            "pixel" if external else "frame",
+            external,
+            command.dwell_time,
         )
 
     def acquire_reference(self, command: AcquireReference) -> Acquisition:
         """Take frames on the detector's own clock; whether the beam is on is the operator's."""
         if command.kind not in _REFERENCES:
             raise DriverError(f"a Merlin takes no {command.kind} reference", ", ".join(_REFERENCES))
-        return self._acquire(command.frames, 0, no_positions(), (), "none", external=False)
+        period = self._exposure if self._exposure is not None else self._period
+        return self._acquire(command.frames, 0, no_positions(), (), "none", external=False, period=period)
 
     # --- a run ----------------------------------------------------------------------------------------------------
 
     def _acquire(
-        self, frames: int, width: int, positions: Any, nav: tuple[Axis, ...], sync: Any, external: bool
-    ) -> Acquisition:
+        self, frames: int, width: int, positions: Any, nav: tuple[Axis, ...], sync: Any, external: bool, period: float
+    ) -> Acquisition:  # fmt: skip
         p = self.parameters
         self._end()
         self._cancelled = cancelled = threading.Event()
-        exposure = self._exposure if self._exposure is not None else self._dwell
-        if exposure > self._dwell * (1 + 1e-9):
+        exposure = self._exposure if self._exposure is not None else period
+        if exposure > period * (1 + 1e-9):
             raise DriverError(
-                f"an exposure of {exposure:g} s is longer than the dwell time", f"a dwell of {exposure:g} s or more"
+                f"an exposure of {exposure:g} s is longer than the dwell time of {period:g} s",
+                f"a dwell of {exposure:g} s or more, or a shorter exposure",
             )
         soft = p.trigger == "soft"
-        self._configure(frames, exposure, external, soft)
+        self._configure(frames, exposure, period, external, soft)
         dtype, expected = dtype_of(self._depth), data.Expected(self._shape, self._depth, p.file_format == "raw")
         warm_up(dtype)
         memory = self._room(expected)
         stream = data.FrameStream(self._connected(memory), memory, expected, self.clock)
         stream.counts.stale_bytes = self._stale
-        patience = self._dwell + (p.trigger_timeout if external else p.timeout)
-        plan = Plan(frames, width, positions, round(exposure * 1e9), patience, limit_of(self._depth))
+        patience = period + (p.trigger_timeout if external else p.timeout)
+        plan = Planned(frames, width, positions, round(exposure * 1e9), patience, limit_of(self._depth))
         self._run = run = Run(plan, stream, self._control, self.clock, cancelled)
         stream.start()
         try:
             self._control.command("STARTACQUISITION", unless=cancelled)
-            stream.began.wait(min(p.timeout, _HEADER_WITHIN))
+            if not stream.began.wait(min(p.timeout, _HEADER_WITHIN)) and stream.reading:
+                quietly(self._control, "STOPACQUISITION")  # it may have been told to who was connected before
+                self._control.command("STARTACQUISITION", unless=cancelled)
+                stream.began.wait(min(p.timeout, _HEADER_WITHIN))
         except BaseException:
             self._end()
             raise
@@ -211,12 +226,12 @@ class Merlin:
             "camera", "frames", dtype, nav, self._detector_axes(), units="counts", origin="experiment", sync=sync,
             stamp="hardware", exposure_ns=round(exposure * 1e9),
         )  # fmt: skip
-        period = round(self._dwell * 1e9)
         return Acquisition(
-            "camera", spec, self._frames(run, soft), frame_period_ns=period, settings=dict(stream.acquisition)
-        )
+            "camera", spec, self._frames(run, soft), frame_period_ns=round(period * 1e9),
+            settings=dict(stream.acquisition),
+        )  # fmt: skip
 
-    def _configure(self, frames: int, exposure: float, external: bool, soft: bool) -> None:
+    def _configure(self, frames: int, exposure: float, period: float, external: bool, soft: bool) -> None:
         """Set the detector for a run; every reply is checked."""
         control, p = self._control, self.parameters
         quietly(control, "STOPACQUISITION")
@@ -226,7 +241,7 @@ class Merlin:
         control.set("COUNTERDEPTH", self._depth)
         control.set("CONTINUOUSRW", 0 if self._depth == 24 else 1)  # 24 bits take both counters
         control.set("ACQUISITIONTIME", _milliseconds(exposure))
-        control.set("ACQUISITIONPERIOD", _milliseconds(self._dwell))
+        control.set("ACQUISITIONPERIOD", _milliseconds(period))
         control.set("NUMFRAMESTOACQUIRE", frames)
         control.set("NUMFRAMESPERTRIGGER", 1 if external else frames)
         control.set("TRIGGERSTART", _EDGES[p.trigger_edge] if external else _SOFT if soft else _INTERNAL)

@@ -24,7 +24,7 @@ _NO_FILE = ("", "none", "dummy")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Planned:
     """What is asked for.
 
     frames: in all. width: of a line, 0 = no map. positions: (pixels, 2) [m], one row NaN without a map. exposure_ns:
@@ -53,7 +53,7 @@ class Run:
     """Fills buffers with the frames of a stream until the run is over. `end` must follow."""
 
     def __init__(
-        self, plan: Plan, stream: FrameStream, control: Control, clock: Clock, cancelled: threading.Event
+        self, plan: Planned, stream: FrameStream, control: Control, clock: Clock, cancelled: threading.Event
     ) -> None:
         self.plan, self.stream, self.cancelled, self.tally = plan, stream, cancelled, Tally()
         self._control, self._clock = control, clock

@@ -19,7 +19,7 @@ from probeloop.api import Clock, WireError
 from .headers import LONGEST_HEADER, PREFIX, FrameHeader, Scalar, message, parse_acquisition, parse_frame
 from .ring import START, check_slots, find_start, length_of
 
-SLICE = 0.05  # [s] between two looks at whether to end
+SLICE = 0.02  # [s] between two looks at whether to end
 _AT_ONCE = 4 << 20  # bytes: what stays in the caches until it is decoded
 _RECEIVE_BUFFER = 8 << 20
 
@@ -121,6 +121,7 @@ class FrameStream:
         self._clock = clock
         self._changed = threading.Condition()
         self._stopping = False
+        self._torn = False  # what follows a frame that lied about its length is still that frame
         self.began = threading.Event()  # the acquisition header is there
         self._slots = self._first = self._pending = self._next = 0
         self._numbers = self._stamps = self._arrivals = np.zeros(0, np.int64)
@@ -259,7 +260,7 @@ class FrameStream:
         if body.startswith(b"HDR,"):
             return None
         try:
-            header = parse_frame(body, self.expected.depth)
+            header = parse_frame(body, length_of(self.memory, 0) - PREFIX, self.expected.depth)
         except WireError as error:
             self.counts.last_problem = str(error)
             return None
@@ -294,6 +295,7 @@ class FrameStream:
                     )
                 )
                 if good:
+                    self._torn = False
                     self._arrivals[self._next : self._next + good] = self.last_ns
                     end = self._offer(good, end)
                 if good < whole:
@@ -352,11 +354,12 @@ class FrameStream:
             counts.refused += 1
             counts.last_problem = counts.last_problem or "frames whose header disagrees with their length"
             told = begin + length  # believed where it is what it should be, or where another message begins
-            honest = length == self.slot or (START <= length <= end - begin and self._begins(told, end))
-            after = min(told, end) if honest else int(find_start(memory, begin + 4, end))
+            honest = length == self.slot or (START <= length < end - begin and self._begins(told, end))
+            after = told if honest else int(find_start(memory, begin + 4, end))
+            self._torn = not honest
         else:
             after = int(find_start(memory, begin, end))
-            counts.skipped_bytes += after - begin
+            counts.skipped_bytes += 0 if self._torn else after - begin
         return self._shift(after, end, to)
 
     def _finish(self, begin: int, end: int) -> None:

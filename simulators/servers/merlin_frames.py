@@ -127,13 +127,15 @@ class Format:
         code = "R64" if self.raw else _CODES[self.depth][0]
         if self.raw and self.quad:
             ky, kx = ky // 2, 2 * kx
+        if self.raw and self.depth == 24:
+            kx *= 2  # each counter of 12 bits is counted
         chips, layout, mask = (4, "2x2", "0F") if self.quad else (1, "1x1", "01")
         text = (
             f"MQ1,000000,{self.header_bytes:05d},{chips:02d},{kx:04d},{ky:04d},{code},{layout:>6},{mask},"
             f"2026-01-01 00:00:00.000000,{self.exposure:.6f},0,0,0,{self.threshold:.6E},{_THRESHOLDS},"
             f"{_DACS * chips}MQ1A,{str(_EPOCH)[:STAMP_BYTES]}Z,{round(self.exposure * 1e9)}ns,{self.depth},"
         )
-        return text.encode().ljust(self.header_bytes)
+        return text.encode().ljust(self.header_bytes, b"\0")
 
     def pixels(self, counts: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """Return the bytes of the pixels of (N, ky, kx) counts, (N, bytes)."""

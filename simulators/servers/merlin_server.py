@@ -17,7 +17,7 @@ from .merlin_faults import Faults, corrupted, rubbish
 from .merlin_frames import Format, PoolSource, Source, StemSource
 from .merlin_values import BUSY, OK, UNKNOWN, Values
 
-_SLICE = 0.05  # [s]
+_SLICE = 0.02  # [s]
 _AT_ONCE = 4 << 20  # bytes a send
 _TRIGGERS = {0: "Internal", 1: "Positive", 2: "Negative", 3: "Positive LVDS", 4: "Negative LVDS", 5: "Soft"}
 

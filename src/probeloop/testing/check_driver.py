@@ -100,7 +100,7 @@ def examples(info: InstrumentInfo) -> Iterator[c.Command]:
     size = (x1 - x0) / part, (y1 - y0) / part
     knob = next((n for n in info.limits.knobs if n.startswith("C") and n[1:2].isdigit()), "C10")
     current = sum(info.limits.beam_current) / 100 if info.limits.beam_current else 1e-12
-    near = info.grid.nearest((x + size[0] / 4, y))
+    near = info.grid.nearest((x + (x1 - x0) / 16, y))
     bias = (sum(info.limits.bias) / 2 + info.limits.bias[1]) / 2 if info.limits.bias else 0.1
     made: dict[str, c.Command] = {
         "Unblank": c.Unblank(),
