@@ -73,7 +73,7 @@ class Expected:
 
 
 class Queue:
-    """Items between two threads, at most `most` of them. One that was full is filled again when half of it is gone."""
+    """At most `most` items between two threads; one that was full is filled again when half of it is gone."""
 
     def __init__(self, most: int) -> None:
         self._items: deque[Any] = deque()

@@ -373,7 +373,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stream-port", type=int, default=0, help="of stream v1, 0 = any")
     add("--stream2-port", type=int, default=0, help="of stream v2, 0 = any")
     add("--source", choices=("pool", "stem"), default="pool", help="Poisson counts, or the simulated 4D-STEM")
-    add("--scan", type=int, default=16, help="places along a side of the simulated scan")
+    add("--scan", type=int, default=32, help="places along a side of the simulated scan")
     add("--pool", type=int, default=64, help="different Poisson frames")
     add("--pixels", type=int, nargs=2, default=(256, 256), metavar=("HEIGHT", "WIDTH"))
     add("--mean", type=float, default=0.15, help="counts a pixel, of Poisson frames")
