@@ -22,6 +22,7 @@ HELD = 64 << 20  # [bytes] of frames that a queue holds
 _QUIET_S = 0.02  # without a message, before a series is armed
 _SLICE_S = 0.02
 _MILLI = 1000
+_NO_HANDSHAKE = (0x0800, 0x2000, 0x4000)  # ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL, _PROTOCOL, _AUTH
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -134,17 +135,20 @@ class Aside:
 class Intake:
     """One series: connect, wait until all is quiet, `expect` its number, take from `ready`, close.
 
-    context: a zmq.Context. now_ns: the host's clock.
+    now_ns: the host's clock. Raises DriverError where pyzmq is missing.
     """
 
-    def __init__(
-        self, context: Any, endpoint: str, parser: Parser, expected: Expected, now_ns: Callable[[], int]
-    ) -> None:
+    def __init__(self, endpoint: str, parser: Parser, expected: Expected, now_ns: Callable[[], int]) -> None:
+        try:
+            import zmq
+        except ImportError:
+            raise DriverError("a DECTRIS stream needs pyzmq", "pip install 'probeloop[dectris]'") from None
+        self._zmq: Any = zmq
         self.ready = Queue(expected.held)
         self.aside = Aside()
         self.header: Header | None = None
         self.has_header = threading.Event()
-        self._context, self._endpoint, self._parser = context, endpoint, parser
+        self._endpoint, self._parser = endpoint, parser
         self._expected, self._now_ns = expected, now_ns
         self._digit = str(expected.itemsize)
         self._series: int | None = None
@@ -202,9 +206,9 @@ class Intake:
             self.ready.close()
 
     def _receive(self) -> None:
-        import zmq
-
-        socket = self._context.socket(zmq.PULL)
+        zmq = self._zmq
+        context = zmq.Context()
+        socket = context.socket(zmq.PULL)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RCVHWM, self._expected.held)
         socket.setsockopt(zmq.MAXMSGSIZE, self._expected.largest_message)
@@ -225,7 +229,7 @@ class Intake:
                     self._sort(event, arrival)
         finally:
             socket.disable_monitor()
-            socket.close(0)
+            context.destroy(linger=0)
 
     def _idle(self, poller: Any, socket: Any, monitor: Any) -> None:
         """Wait for a message; before the series is open, see that nothing comes any more, and then wait for that."""
@@ -238,18 +242,19 @@ class Intake:
             self._open.wait()
 
     def _hear(self, monitor: Any) -> None:
-        import zmq
         from zmq.utils.monitor import recv_monitor_message
 
+        zmq = self._zmq
         kind = recv_monitor_message(monitor)["event"]
         if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._connected.set()
         elif kind == zmq.EVENT_CONNECT_RETRIED:
-            self._no_stream = "the connection is refused"
-        elif kind in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
-            self._no_stream = "what listens there speaks no ZeroMQ"
-        elif kind == zmq.EVENT_DISCONNECTED and self._open.is_set():
-            self.ready.put(Broken())
+            self._no_stream = self._no_stream or "the connection is refused"
+        elif kind == zmq.EVENT_DISCONNECTED or kind in _NO_HANDSHAKE:
+            if self._open.is_set():
+                self.ready.put(Broken())
+            elif not self._connected.is_set():
+                self._no_stream = "what listens there speaks no ZeroMQ"
 
     def _sort(self, event: Event, arrival: int) -> None:
         """Let through what belongs to the series, count the rest."""
