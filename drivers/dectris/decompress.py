@@ -34,8 +34,8 @@ class DamagedError(ValueError):
 
 
 def largest_packed(size: int) -> int:
-    """Return how long `size` bytes may be when they are packed badly [bytes]."""
-    return size + size // 200 + 16 * (size // 1024 + 1) + 64
+    """Return how long `size` bytes may be when they are packed badly, in the smallest blocks [bytes]."""
+    return 2 * size + 1024
 
 
 class Unpacker:

@@ -55,7 +55,6 @@ class Dectris:
         self._frame_times = self._detector.frame_times()
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
-        self._context: Any = None
         self._intake: Intake | None = None
         self._trigger: SoftwareTrigger | None = None
         self._exposure: float | None = None
@@ -127,12 +126,10 @@ class Dectris:
         """End what is running, and let go."""
         self.make_safe()
         self._end()
-        if self._context is not None:
-            self._context.destroy(linger=0)
-            self._context = None
 
     def set_detector(self, command: SetDetector) -> int:
         """Set exposure [s], threshold [eV] and bit depth, where the DCU lets itself be set."""
+        self._detector.wake()
         self._detector.set(command)
         if command.exposure is not None:
             self._exposure = command.exposure
@@ -261,16 +258,10 @@ class Dectris:
 
     def _make_intake(self, expected: Expected) -> Intake:
         p = self.parameters
-        try:
-            import zmq
-        except ImportError:
-            raise DriverError("a DECTRIS stream needs pyzmq", "pip install 'probeloop[dectris]'") from None
-        if self._context is None:
-            self._context = zmq.Context()
         parser: Parser = MessagesV2(p.channels)
         if p.stream == "v1":
             parser = PartsV1(self._detector.appendices(), p.verify)
-        return Intake(self._context, f"tcp://{p.host}:{p.port}", parser, expected, self.clock.now_ns)
+        return Intake(f"tcp://{p.host}:{p.port}", parser, expected, self.clock.now_ns)
 
     def _in_words(self) -> str:
         try:

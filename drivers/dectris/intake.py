@@ -22,6 +22,7 @@ HELD = 64 << 20  # [bytes] of frames that a queue holds
 _QUIET_S = 0.02  # without a message, before a series is armed
 _SLICE_S = 0.02
 _MILLI = 1000
+_NO_HANDSHAKE = (0x0800, 0x2000, 0x4000)  # ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL, _PROTOCOL, _AUTH
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -73,35 +74,39 @@ class Expected:
 
 
 class Queue:
-    """Items between two threads, at most `most` of them."""
+    """At most `most` items between two threads; one that was full is filled again when half of it is gone."""
 
     def __init__(self, most: int) -> None:
         self._items: deque[Any] = deque()
         self._changed = threading.Condition(threading.Lock())
-        self._most, self._wanted, self._closed = most, 1, False
+        self._most, self._wanted = most, 1
+        self._full = self._waits = self._closed = False
 
     def put(self, item: Any) -> bool:
         """Add an item when there is room; False when the queue was closed."""
         with self._changed:
-            while len(self._items) >= self._most and not self._closed:
-                self._changed.wait(_SLICE_S)
+            if len(self._items) >= self._most:
+                self._full = True
+                self._changed.wait_for(lambda: not self._full or self._closed)
             if self._closed:
                 return False
             self._items.append(item)
-            if len(self._items) >= self._wanted:
+            if self._waits and len(self._items) >= self._wanted:
                 self._changed.notify_all()
             return True
 
     def take(self, most: int, seconds: float, least: int = 1) -> list[Any]:
         """Return up to `most` items, once there are `least` or `seconds` have passed."""
+        items = self._items
         with self._changed:
             self._wanted = min(least, self._most)
-            if len(self._items) < self._wanted and not self._closed:
-                self._changed.wait_for(lambda: len(self._items) >= self._wanted or self._closed, seconds)
-            self._wanted = 1
-            full = len(self._items) >= self._most
-            taken = [self._items.popleft() for _ in range(min(most, len(self._items)))]
-            if full and taken:
+            if len(items) < self._wanted and not self._closed:
+                self._waits = True
+                self._changed.wait_for(lambda: len(items) >= self._wanted or self._closed, seconds)
+                self._waits = False
+            taken = [items.popleft() for _ in range(min(most, len(items)))]
+            if self._full and len(items) <= self._most // 2:
+                self._full = False
                 self._changed.notify_all()
             return taken
 
@@ -130,18 +135,22 @@ class Aside:
 class Intake:
     """One series: connect, wait until all is quiet, `expect` its number, take from `ready`, close.
 
-    context: a zmq.Context. now_ns: the host's clock.
+    now_ns: the host's clock. Raises DriverError where pyzmq is missing.
     """
 
-    def __init__(
-        self, context: Any, endpoint: str, parser: Parser, expected: Expected, now_ns: Callable[[], int]
-    ) -> None:
+    def __init__(self, endpoint: str, parser: Parser, expected: Expected, now_ns: Callable[[], int]) -> None:
+        try:
+            import zmq
+        except ImportError:
+            raise DriverError("a DECTRIS stream needs pyzmq", "pip install 'probeloop[dectris]'") from None
+        self._zmq: Any = zmq
         self.ready = Queue(expected.held)
         self.aside = Aside()
         self.header: Header | None = None
         self.has_header = threading.Event()
-        self._context, self._endpoint, self._parser = context, endpoint, parser
+        self._endpoint, self._parser = endpoint, parser
         self._expected, self._now_ns = expected, now_ns
+        self._digit = str(expected.itemsize)
         self._series: int | None = None
         self._connected, self._quiet, self._open = threading.Event(), threading.Event(), threading.Event()
         self._closing = threading.Event()
@@ -197,9 +206,9 @@ class Intake:
             self.ready.close()
 
     def _receive(self) -> None:
-        import zmq
-
-        socket = self._context.socket(zmq.PULL)
+        zmq = self._zmq
+        context = zmq.Context()
+        socket = context.socket(zmq.PULL)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RCVHWM, self._expected.held)
         socket.setsockopt(zmq.MAXMSGSIZE, self._expected.largest_message)
@@ -220,7 +229,7 @@ class Intake:
                     self._sort(event, arrival)
         finally:
             socket.disable_monitor()
-            socket.close(0)
+            context.destroy(linger=0)
 
     def _idle(self, poller: Any, socket: Any, monitor: Any) -> None:
         """Wait for a message; before the series is open, see that nothing comes any more, and then wait for that."""
@@ -233,22 +242,26 @@ class Intake:
             self._open.wait()
 
     def _hear(self, monitor: Any) -> None:
-        import zmq
         from zmq.utils.monitor import recv_monitor_message
 
+        zmq = self._zmq
         kind = recv_monitor_message(monitor)["event"]
         if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._connected.set()
         elif kind == zmq.EVENT_CONNECT_RETRIED:
-            self._no_stream = "the connection is refused"
-        elif kind in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
-            self._no_stream = "what listens there speaks no ZeroMQ"
-        elif kind == zmq.EVENT_DISCONNECTED and self._open.is_set():
-            self.ready.put(Broken())
+            self._no_stream = self._no_stream or "the connection is refused"
+        elif kind == zmq.EVENT_DISCONNECTED or kind in _NO_HANDSHAKE:
+            if self._open.is_set():
+                self.ready.put(Broken())
+            elif not self._connected.is_set():
+                self._no_stream = "what listens there speaks no ZeroMQ"
 
     def _sort(self, event: Event, arrival: int) -> None:
         """Let through what belongs to the series, count the rest."""
         aside, is_open = self.aside, self._open.is_set()
+        if is_open and type(event) is Image and event.series == self._series:
+            self.ready.put(self._unfit(event) or Arrived(event, arrival))
+            return
         if isinstance(event, Garbage):
             aside.garbage += 1
             aside.why = aside.why or event.why
@@ -260,9 +273,6 @@ class Intake:
             aside.stale += isinstance(event, Image | Refused)
             if len(aside.series) < 64:
                 aside.series.add(event.series)
-            return
-        if isinstance(event, Image):
-            self.ready.put(self._unfit(event) or Arrived(event, arrival))
         elif isinstance(event, Header):
             self.header = event
             self.has_header.set()
@@ -271,7 +281,7 @@ class Intake:
 
     def _unfit(self, image: Image) -> Refused | None:
         for packed in image.channels:
-            if packed.shape != self._expected.shape or int(packed.dtype[2]) != self._expected.itemsize:
+            if packed.shape != self._expected.shape or packed.dtype[2] != self._digit:
                 (h, w), bits = packed.shape, 8 * int(packed.dtype[2])
                 (height, width), wanted = self._expected.shape, 8 * self._expected.itemsize
                 why = f"{h} x {w} pixels of {bits} bit, the DCU announced {height} x {width} of {wanted} bit"

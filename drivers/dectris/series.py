@@ -32,6 +32,14 @@ class Places:
     width: int = 0
     position: NDArray[np.float64] | None = None
 
+    def line_flags(self) -> NDArray[np.uint16]:
+        """Return which pixels begin and which end a line, (pixels,)."""
+        flags = np.zeros(self.pixels, np.uint16)
+        if self.width:
+            flags[:: self.width] |= int(FrameFlag.LINE_START)
+            flags[self.width - 1 :: self.width] |= int(FrameFlag.LINE_END)
+        return flags
+
 
 @dataclass
 class Counts:
@@ -88,6 +96,7 @@ class Series:
         self._ended, self._state, self._triggers = ended, state, triggers
         self._unpacker = Unpacker()
         self._seen = bytearray(expected.total)
+        self._line_flags = places.line_flags()
         self._highest = -1
         self._heard_ns = self._last_ns = 0
         self._reasons: list[str] = []
@@ -138,7 +147,7 @@ class Series:
                 self._heard_ns = self._clock.now_ns()
                 first_ns = first_ns or self._heard_ns
         if numbers:
-            self._columns(buffer, np.array(numbers), np.array(arrivals), np.array(flags, np.uint16))
+            self._columns(buffer, numbers, arrivals, flags)
         return len(numbers)
 
     def _judge(self, item: Item, buffer: FrameBuffer, row: int) -> int | None:
@@ -183,25 +192,30 @@ class Series:
         self._highest = max(self._highest, min(number, self._expected.total - 1))
         self._remark(f"frame {number if number >= 0 else 'of no number'} refused: {why}")
 
-    def _columns(
-        self, buffer: FrameBuffer, number: NDArray[np.int64], arrival: NDArray[np.int64], flags: NDArray[np.uint16]
-    ) -> None:
-        n, places = len(number), self._places
-        time_ns = np.maximum.accumulate(np.maximum(arrival - self._exposure_ns, self._last_ns))
-        self._last_ns = int(time_ns[-1])
-        buffer.time_ns[:n] = time_ns
-        buffer.scan_index[:n] = -1
-        if places.pixels:
-            repeated = flags != 0
-            pixel = number % places.pixels
-            column = number % places.width
-            flags = flags | np.where(column == 0, int(FrameFlag.LINE_START), 0).astype(np.uint16)
-            flags |= np.where(column == places.width - 1, int(FrameFlag.LINE_END), 0).astype(np.uint16)
-            flags |= np.where(number >= places.pixels, int(FrameFlag.REPEAT_VISIT), 0).astype(np.uint16)
-            buffer.scan_index[:n] = np.where(repeated, -1, pixel)
-            if places.position is not None:
-                buffer.position[:n] = places.position[pixel]
-        buffer.flags[:n] = flags
+    def _columns(self, buffer: FrameBuffer, numbers: list[int], arrivals: list[int], flags: list[int]) -> None:
+        n, places = len(numbers), self._places
+        for row, arrival in enumerate(arrivals):
+            self._last_ns = max(arrival - self._exposure_ns, self._last_ns)
+            arrivals[row] = self._last_ns
+        buffer.time_ns[:n] = arrivals
+        if not places.pixels:
+            buffer.scan_index[:n] = -1
+            buffer.flags[:n] = flags
+            return
+        first, last = numbers[0], numbers[-1]
+        which: slice | NDArray[np.int64]
+        if last - first == n - 1 and last < places.pixels and not any(flags):  # as it should be: nothing to look up
+            which = slice(first, last + 1)
+            buffer.scan_index[:n] = range(first, last + 1)
+            buffer.flags[:n] = self._line_flags[which]
+        else:
+            number, own = np.array(numbers), np.array(flags, np.uint16)
+            which = number % places.pixels
+            again = np.where(number >= places.pixels, int(FrameFlag.REPEAT_VISIT), 0).astype(np.uint16)
+            buffer.scan_index[:n] = np.where(own != 0, -1, which)
+            buffer.flags[:n] = own | again | self._line_flags[which]
+        if places.position is not None:
+            buffer.position[:n] = places.position[which]
 
     def _is_over(self, has_frames: bool) -> bool:
         """True when nothing more is to be waited for; `_problem` says why that is no good end."""

@@ -54,7 +54,7 @@ class PartsV1:
         self._verify = verify
         self._next: Literal["head", "config", "table", "image_d", "frame", "times"] = "head"
         self._about = self._image = _NOTHING
-        self._appendix_due = False
+        self._appendix_due = self._torn = False
 
     def feed(self, parts: Sequence[bytes]) -> list[Event]:
         """Take the parts of a message; return what they complete."""
@@ -84,6 +84,7 @@ class PartsV1:
             return
         if expected in ("image_d", "frame"):
             events.append(Refused(self._image.series, self._image.frame, _TORN))
+            self._torn = True
         if expected == "times" and about.htype == "dconfig-1.0":
             return
         self._head(part, about, events)
@@ -94,7 +95,7 @@ class PartsV1:
             case "dimage-1.0":
                 self._image, self._next = about, "image_d"
             case "dheader-1.0":
-                self._about, self._appendix_due = about, self._appendix_to_header
+                self._about, self._appendix_due, self._torn = about, self._appendix_to_header, False
                 if about.header_detail == "none":
                     events.append(Header(about.series, {}))
                 else:
@@ -105,13 +106,17 @@ class PartsV1:
             case htype if htype in _TABLES:
                 self._next = "table"
                 return
+            case _ if self._torn:
+                return  # what is left of that frame
             case _ if self._appendix_due:
                 pass
             case "dconfig-1.0" | "dimage_d-1.0":
                 events.append(Refused(-1, -1, _TORN))
+                self._torn = True
+                return
             case _:
                 events.append(Garbage(f"{len(part)} bytes that are no part of stream v1"))
-        self._appendix_due = False
+        self._appendix_due = self._torn = False
 
     def _frame(self, blob: bytes) -> Event:
         image, about = self._image, self._about

@@ -243,7 +243,7 @@ class DectrisServer:
     def _pixels(self, bits: int) -> NDArray[Any]:
         """Return the pool with pixels of so many bits, whose largest value means that there is no count."""
         largest = 2**bits - 1
-        pixels: NDArray[Any] = np.minimum(self.pool, largest - 1).astype(f"<u{bits // 8}")
+        pixels: NDArray[Any] = np.minimum(self.pool.astype(np.uint32), largest - 1).astype(f"<u{bits // 8}")
         if self.masked is not None:
             pixels[:, self.masked] = largest
         return pixels
@@ -261,7 +261,7 @@ class _Sending:
         bits, algorithm = int(config.get("bit_depth_image")), str(config.get("compression"))
         self._packed = server.packed(bits, algorithm, bare=not self._second and algorithm == "lz4")
         self._images = server.images(bits, algorithm) if self._second else []
-        self._detail = str(config.get("header_detail", "stream"))
+        self._detail = str(config.get("header_detail", "stream") or "basic")
         self._exposure_ns = round(config.get("count_time") * 1e9)
         rate = server.rate
         self._period_ns = round(config.get("frame_time") * 1e9 if rate is None else 1e9 / rate if rate else 0)
@@ -289,8 +289,9 @@ class _Sending:
                 start + (number - first) * self._period_ns, self._cancelled
             ):
                 return True
-            if number in faults.stall:
-                self._clock.wait_until(self._clock.now_ns() + round(faults.stall[number] * 1e9), self._cancelled)
+            pause = round(faults.stall.get(number, 0.0) * 1e9)
+            if pause and not self._clock.wait_until(self._clock.now_ns() + pause, self._cancelled):
+                return True
             if number in faults.garbage:
                 self._send([_JUNK])
             if number in faults.drop:
@@ -373,7 +374,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stream-port", type=int, default=0, help="of stream v1, 0 = any")
     add("--stream2-port", type=int, default=0, help="of stream v2, 0 = any")
     add("--source", choices=("pool", "stem"), default="pool", help="Poisson counts, or the simulated 4D-STEM")
-    add("--scan", type=int, default=16, help="places along a side of the simulated scan")
+    add("--scan", type=int, default=32, help="places along a side of the simulated scan")
     add("--pool", type=int, default=64, help="different Poisson frames")
     add("--pixels", type=int, nargs=2, default=(256, 256), metavar=("HEIGHT", "WIDTH"))
     add("--mean", type=float, default=0.15, help="counts a pixel, of Poisson frames")

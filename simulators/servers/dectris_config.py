@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 _STATES = ["na", "idle", "ready", "acquire", "configure", "initialize", "error", "test"]
+_NOTHING: dict[str, Any] = {"value": ""}
 
 
 class ConfigError(ValueError):
@@ -53,8 +54,8 @@ class Configuration:
             self._all["stream", name] = {"value": value, "access_mode": "rw", "allowed_values": allowed}
 
     def get(self, name: str, module: str = "detector") -> Any:
-        """Return a value; raises KeyError for a name that there is not."""
-        return self._all[module, name]["value"]
+        """Return a value, "" for a name that there is not."""
+        return self._all.get((module, name), _NOTHING)["value"]
 
     def shown(self, module: str, name: str) -> dict[str, Any]:
         """Return what a GET shows; raises KeyError."""
