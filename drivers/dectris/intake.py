@@ -229,6 +229,7 @@ class Intake:
                     self._sort(event, arrival)
         finally:
             socket.disable_monitor()
+            monitor.close(0)
             context.destroy(linger=0)
 
     def _idle(self, poller: Any, socket: Any, monitor: Any) -> None:
