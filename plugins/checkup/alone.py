@@ -43,8 +43,9 @@ def alone(info: InstrumentInfo, findings: Findings, pattern: str, totals: str, i
     result: Result = yield scan
     good = result.count == asked and not result.aborted
     findings.row("frames", "passed" if good else "failed", f"{result.count} of {asked} came", found=result.count)
-    if not {pattern, totals} <= inputs:
-        findings.cannot("dead pixels", f"{pattern} is not there: probeloop checkup RIG")
+    if not result.count or not {pattern, totals} <= inputs:
+        why = f"{pattern} is not there: probeloop checkup RIG" if result.count else "no frame came"
+        findings.cannot("dead pixels", why)
         return
     told = Totals(*(yield Reduce(result, totals, readings.totals)))
     flat = yield Reduce(result, pattern, readings.dead_reading(max(1, int(told.frames))))
