@@ -53,13 +53,15 @@ class Control:
         except RefusedByDetectorError:
             return None
 
-    def set(self, name: str, value: object, *, optional: bool = False) -> None:
-        """Set a value. optional: what not every version knows."""
+    def set(self, name: str, value: object, *, optional: bool = False) -> bool:
+        """Set a value. optional: what not every version knows, which then returns False."""
         try:
             self.request("SET", name, str(value))
         except RefusedByDetectorError as error:
             if not (optional and error.code == 2):
                 raise
+            return False
+        return True
 
     def command(self, name: str, unless: threading.Event | None = None) -> None:
         """Carry out a command; raises DriverError where `unless` is set by the time it would be sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Generator
@@ -36,6 +37,7 @@ from .settings import MerlinSettings
 _DEPTHS = (1, 6, 12, 24)
 _EDGES = {"ttl_rising": 1, "ttl_falling": 2, "lvds_rising": 3, "lvds_falling": 4}
 _INTERNAL, _SOFT = 0, 5
+_MOST_FRAMES = 100_000_000
 _HEADER_WITHIN = 1.0  # [s] after the start; some software sends it with the first trigger only
 _REFERENCES = ("dark", "gain", "vacuum_probe")
 _READ = {  # the detector's name -> ours, and what to multiply by
@@ -76,7 +78,9 @@ class Merlin:
         self._memory = np.empty(0, np.uint8)
         self._data: socket.socket | None = None
         self._run: Run | None = None
+        self._last_run: Run | None = None
         self._stale = 0
+        self._headless = False
 
     def describe(self) -> InstrumentInfo:
         """Say what it is; a detector alone drives nothing that could be unsafe."""
@@ -136,6 +140,9 @@ class Merlin:
             self.make_safe()
         self._end()
         self._drop_data()
+        if self._headless:  # the operator wants to see pictures again
+            with contextlib.suppress(DriverError):
+                self._control.set("RUNHEADLESS", 0)
         self._control.close()
 
     def set_detector(self, command: SetDetector) -> int:
@@ -169,6 +176,8 @@ class Merlin:
         if command.channels:
             raise DriverError("a Merlin has one channel", "leave channels out")
         (ny, nx), region = command.shape, command.region
+        if ny * nx * command.frames > _MOST_FRAMES:
+            raise DriverError(f"{ny * nx * command.frames} frames in one run", f"at most {_MOST_FRAMES}")
         step_y, step_x = region.height / ny, region.width / nx
         nav = (
             Axis("y", ny, step_y, region.centre_y - step_y * (ny - 1) / 2, "m"),
@@ -241,7 +250,7 @@ class Merlin:
         control, p = self._control, self.parameters
         quietly(control, "STOPACQUISITION")
         control.set("FILEENABLE", 0, optional=True)
-        control.set("RUNHEADLESS", 1, optional=True)
+        self._headless = control.set("RUNHEADLESS", 1, optional=True)  # its software draws no pictures: faster
         control.set("FILEFORMAT", 2 if p.file_format == "raw" else 0)
         control.set("COUNTERDEPTH", self._depth)
         control.set("CONTINUOUSRW", 0 if self._depth == 24 else 1)  # 24 bits take both counters
@@ -290,8 +299,6 @@ class Merlin:
             "frames_stale": counts.stale_frames,
             "bytes_skipped": counts.skipped_bytes + counts.stale_bytes,
         }
-
-    _last_run: Run | None = None
 
     # --- the data connection ----------------------------------------------------------------------------------------
 

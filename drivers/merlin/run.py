@@ -58,6 +58,10 @@ class Run:
         self.plan, self.stream, self.cancelled, self.tally = plan, stream, cancelled, Tally()
         self._control, self._clock = control, clock
         self._seen = np.zeros(plan.frames, np.bool_)
+        self._flags = np.zeros(len(plan.positions), np.uint16)
+        if plan.width:
+            self._flags[:: plan.width] |= np.uint16(FrameFlag.LINE_START)
+            self._flags[plan.width - 1 :: plan.width] |= np.uint16(FrameFlag.LINE_END)
         self._highest = -1
         self._base: int | None = None
         self._views: tuple[NDArray[Any], ...] = ()
@@ -139,19 +143,13 @@ class Run:
     def _write_columns(
         self, buffer: FrameBuffer, rows: slice, index: NDArray[np.int64], good: NDArray[np.bool_]
     ) -> None:  # fmt: skip
-        plan = self.plan
-        flags = np.where(good, 0, int(FrameFlag.PATTERN_REPEAT))
-        if plan.width:
-            pixel = index % len(plan.positions)
-            column = pixel % plan.width
-            flags |= np.where(good & (column == 0), int(FrameFlag.LINE_START), 0)
-            flags |= np.where(good & (column == plan.width - 1), int(FrameFlag.LINE_END), 0)
-            buffer.scan_index[rows] = np.where(good, pixel, -1)
-            buffer.position[rows] = plan.positions[pixel]
-        else:
-            buffer.scan_index[rows] = -1
-            buffer.position[rows] = np.nan
-        buffer.flags[rows] = flags
+        pixel = index % len(self._flags)
+        buffer.position[rows] = self.plan.positions[pixel]
+        buffer.flags[rows] = self._flags[pixel]
+        buffer.scan_index[rows] = pixel if self.plan.width else -1
+        if not good.all():
+            buffer.flags[rows][~good] = FrameFlag.PATTERN_REPEAT
+            buffer.scan_index[rows][~good] = -1
 
     # --- whether more comes -------------------------------------------------------------------------------------
 

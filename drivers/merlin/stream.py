@@ -124,6 +124,7 @@ class FrameStream:
         self._torn = False  # what follows a frame that lied about its length is still that frame
         self.began = threading.Event()  # the acquisition header is there
         self._slots = self._first = self._pending = self._next = 0
+        self._lap = 0  # where who takes them goes back to slot 0
         self._numbers = self._stamps = self._arrivals = np.zeros(0, np.int64)
         self._thread = threading.Thread(target=self._run, name="merlin-data", daemon=True)
 
@@ -155,15 +156,17 @@ class FrameStream:
         """Return up to `most` frames that wait, in slots next to each other; they stay until `release`."""
         with self._changed:
             first = self._first
-            count = min(most, self._pending, self._slots - first)
+            count = min(most, self._pending, self._lap - first)
         rows = slice(first, first + count)
         return Batch(first, count, self._numbers[rows], self._stamps[rows], self._arrivals[rows])
 
     def release(self, count: int) -> None:
         """Give `count` slots back."""
         with self._changed:
-            self._first = (self._first + count) % self._slots
+            self._first += count
             self._pending -= count
+            if self._first == self._lap:
+                self._first, self._lap = 0, self._slots
             self._changed.notify_all()
 
     # --- the thread -------------------------------------------------------------------------------------------
@@ -273,7 +276,7 @@ class FrameStream:
     def _adopt(self, header: FrameHeader) -> None:
         """Lay the ring out for messages with this header."""
         self.slot = PREFIX + header.body_bytes
-        self._slots = len(self.memory) // self.slot
+        self._slots = self._lap = len(self.memory) // self.slot
         self._numbers, self._stamps, self._arrivals = (np.zeros(self._slots, np.int64) for _ in range(3))
         self._prefix = np.frombuffer(message(b"MQ1," + bytes(header.body_bytes - 4))[:START], np.uint8)
         self._after = np.frombuffer(header.after_number, np.uint8)
@@ -320,14 +323,18 @@ class FrameStream:
         return end
 
     def _rewound(self, end: int) -> int:
-        """Go on at the beginning of memory when nothing waits: what is in the caches is overwritten first."""
+        """Go on at the beginning of memory when there is room: what is in the caches is overwritten first."""
         if end < _AT_ONCE:
             return end
         with self._changed:
-            if self._pending:
-                return end
             begin = self._next * self.slot
-            self._first = self._next = 0
+            if not self._pending:
+                self._first, self._lap = 0, self._slots
+            elif self._first < max(2, self._next // 2) or self._next <= self._first:
+                return end
+            else:
+                self._lap = self._next
+            self._next = 0
         return self._shift(begin, end, 0)
 
     def _room(self, end: int) -> int:

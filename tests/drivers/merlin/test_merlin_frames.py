@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from merlin_site import FIELD, expected, scan, settings, site, take
@@ -10,7 +12,7 @@ from probeloop.simulators.servers.merlin import MerlinServer, PoolSource
 
 from probeloop.data import commands as c
 from probeloop.data.errors import DriverError
-from probeloop.data.frame import FrameFlag
+from probeloop.data.frame import FrameBuffer, FrameFlag
 from probeloop.data.scan import Region
 from probeloop.testing.check_driver import check_driver
 
@@ -94,6 +96,25 @@ def test_what_is_set_is_read_back() -> None:
         assert [each.value for each in info.calibrations] == [(0.5e-3,)]
 
 
+@pytest.mark.parametrize(("shape", "buffer", "count"), [((16, 64), 1, (50, 40)), ((64, 64), 8, (50, 60))])
+def test_a_reader_that_is_late_loses_nothing(shape: tuple[int, int], buffer: int, count: tuple[int, int]) -> None:
+    pause = threading.Event()
+    with site(shape, buffer=buffer) as (driver, _, source):
+        acquisition = driver.scan(scan(count))
+        next(acquisition.frames)
+        n, k, frames = 0, 0, FrameBuffer.allocate(acquisition.spec, 61)
+        while n < count[0] * count[1]:
+            rows = acquisition.frames.send(frames)
+            pixels = np.arange(n, n + rows)
+            assert np.array_equal(frames.scan_index[:rows], pixels)
+            assert np.array_equal(frames.data[:rows], expected(source, 12, pixels))
+            n, k = n + rows, k + 1
+            pause.wait(0.05 if k % 16 == 1 else 0.0)  # the ring fills up, and is emptied
+        with pytest.raises(StopIteration):
+            acquisition.frames.send(frames)
+        assert driver.read_back()["frames_missing"] == 0
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -101,6 +122,7 @@ def test_what_is_set_is_read_back() -> None:
         (c.Scan(Region(1e-9, 0.0, FIELD, FIELD), (4, 4), 1e-3), "the scan unit decides which region"),
         (c.Scan(Region(0.0, 0.0, FIELD, FIELD), (4, 4), 1e-3, "serpentine"), "line by line"),
         (c.Scan(Region(0.0, 0.0, FIELD, FIELD), (4, 4), 1e-3, channels=("haadf",)), "one channel"),
+        (c.Scan(Region(0.0, 0.0, FIELD, FIELD), (4000, 4000), 1e-3, frames=7), "112000000 frames in one run"),
         (c.SetDetector(bit_depth=16), "no counter of 16 bits"),
         (c.SetDetector(binning=2), "no region of interest or binning"),
         (c.SetDetector(inserted=False), "can't be retracted"),
