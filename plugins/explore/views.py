@@ -30,19 +30,24 @@ class Overview(Plan):
     """One scan."""
 
     class Parameters(Settings):
-        """region, shape (ny, nx), dwell_time: None = the instrument's. frames: scans over each other."""
+        """region, shape (ny, nx), dwell_time: None = the instrument's. frames: scans over each other.
+
+        channels: annular detectors to scan with, none = the camera.
+        """
 
         region: Region | None = None
         shape: tuple[Side, Side] | None = None
         dwell_time: Annotated[float, quantity("s", gt=0, le=3600)] | None = None
         frames: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+        channels: tuple[str, ...] = ()
 
     def run(self, ctx: PlanContext) -> PlanSteps:
         """Scan once."""
         wanted = self.parameters
         region, shape = scan_area(ctx.info, wanted.region, wanted.shape)
         yield from ready(ctx.info)
-        scan = Scan(region, shape, dwell(ctx.info, wanted.dwell_time), frames=wanted.frames)
+        period = dwell(ctx.info, wanted.dwell_time)
+        scan = Scan(region, shape, period, frames=wanted.frames, channels=wanted.channels)
         result: Result = yield scan
         yield Checkpoint(1.0, "scanned")
         message = f"scanned {shape[0]} x {shape[1]} pixels"

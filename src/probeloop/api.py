@@ -12,7 +12,7 @@ _WHERE = {
     "compute.backend": "array_module",
     "compute.detector": "DetectorGeometry detector_to_scan standard_annuli",
     "compute.kernels": "VirtualDetectors",
-    "data.aberrations": "Aberrations blur_radius chi from_polar interaction strehl wavelength",
+    "data.aberrations": "Aberrations blur_radius chi from_polar interaction nion_control strehl wavelength",
     "data.assemble": "assemble empty_map is_pixel",
     "data.axes": "Axis Channel StreamSpec",
     "data.calibration": "Calibration CalibrationSet",

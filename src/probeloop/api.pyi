@@ -17,6 +17,7 @@ from .data.aberrations import (
     chi as chi,
     from_polar as from_polar,
     interaction as interaction,
+    nion_control as nion_control,
     strehl as strehl,
     wavelength as wavelength,
 )

@@ -190,6 +190,22 @@ def test_the_way_is_proven_once_a_second_and_a_change_is_said(watched: Watched) 
     assert any(isinstance(event, Remark) and "no route" in event.text for event in told.events)
 
 
+def test_hardware_that_goes_with_its_instrument_in_order_is_no_alarm() -> None:
+    port, told, clock, ended = Port(), Told(), ManualClock(), threading.Event()
+    watch = Watch(Way(lambda: port), told, clock, ended.is_set)
+    watch.look()
+    port.reads = False
+    ended.set()
+    for _ in range(30):
+        clock.advance(0.1)
+        watch.look()
+    assert told.states == ["watching"]
+    ended.clear()  # not in order, then
+    clock.advance(1.0)
+    watch.look()
+    assert told.states == ["watching", "blind"]
+
+
 @pytest.fixture
 def guarded() -> tuple[LocalInstrument, list[int], list[int]]:
     """An instrument at work, what it tells its guard, and how often that acted (the last number counts)."""

@@ -179,10 +179,20 @@ def from_polar(values: Mapping[str, float]) -> Aberrations:
     return _of_pairs(pairs)
 
 
+def nion_control(name: str) -> str:
+    """Return what Nion calls a coefficient; signs, factors and axes are ours (x right, y down on the camera).
+
+    nionswift-usim 5.4.2, RonchigramCameraSimulator.py: chi = C10 r^2/2 + C12.x (x^2-y^2)/2 + C12.y xy + ...
+
+    >>> nion_control("C10"), nion_control("C12a"), nion_control("C23b")
+    ('C10', 'C12.x', 'C23.y')
+    """
+    return name[:3] + {"a": ".x", "b": ".y", "": ""}[name[3:]]
+
+
 def to_nion(aberrations: Aberrations) -> dict[str, float]:
-    """Return Nion's controls [m]: our coefficients, C12a and C12b named C12.x and C12.y (nionswift-usim)."""
-    axis = {"a": ".x", "b": ".y", "": ""}
-    return {name[:3] + axis[name[3:]]: value for name, value in aberrations.as_dict().items()}
+    """Return Nion's controls [m] of the coefficients that are not zero."""
+    return {nion_control(name): value for name, value in aberrations.as_dict().items()}
 
 
 def from_nion(values: Mapping[str, float]) -> Aberrations:

@@ -176,10 +176,13 @@ class Guard:
 
 
 class Watch:
-    """Proves once a second that the way to the hardware is open, and says when that changes."""
+    """Proves once a second that the way to the hardware is open, and says when that changes.
 
-    def __init__(self, way: Way, journal: Journal, clock: Clock) -> None:
-        self._way, self._journal, self._clock = way, journal, clock
+    over: True when the instrument has ended in order, with which its hardware may go too.
+    """
+
+    def __init__(self, way: Way, journal: Journal, clock: Clock, over: Callable[[], bool] = lambda: False) -> None:
+        self._way, self._journal, self._clock, self._over = way, journal, clock, over
         self._next = 0
         self._said: str | None = None
 
@@ -190,7 +193,7 @@ class Watch:
             return
         self._next = now + round(TRY_EVERY * 1e9)
         problem = "" if not self._way.offered or self._way.prove() else self._way.problem
-        if problem == self._said:
+        if problem == self._said or (problem and self._over()):
             return
         self._said = problem
         if problem:
@@ -220,7 +223,12 @@ def run_guard(
     journal = EventJournal(bus.process, clock.now_ns, events.write)
     way, alarm = Way(connect), _Alarm()
     guard = Guard(lambda: _seen(pulse, watched), way, journal, clock, lambda: own.mark(pulse.mark(bus.process) + 1))
-    watch = Watch(way, journal, clock)
+
+    def over() -> bool:
+        seen = _seen(pulse, watched)
+        return seen is not None and seen.word == OVER
+
+    watch = Watch(way, journal, clock, over)
     try:
         ended = 0
         while True:
