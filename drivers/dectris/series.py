@@ -226,7 +226,8 @@ class Series:
             return last_came
         now = self._clock.now_ns()
         if self._closing_ns:
-            self._over = now - self._closing_ns > _GRACE_S * 1e9
+            if now - self._closing_ns > _GRACE_S * 1e9:
+                self._over, self._problem = True, self._problem or self._ended_early()
             return self._over
         quiet = now - self._heard_ns - self._exposure_ns
         if last_came or (self._triggers.answered and quiet > _GRACE_S * 1e9):

@@ -20,7 +20,7 @@ from .messages import Algorithm, End, Event, Garbage, Header, Image, Packed, Ref
 
 _ENCODING = re.compile(r"(?:bs(8|16|32))?-?(lz4)?([<>])")
 _BYTES = {"uint8": 1, "uint16": 2, "uint32": 4}
-_TABLES = ("dflatfield-1.0", "dpixelmask-1.0", "dcountrate_table-1.0")
+_TABLES = ("dflatfield-1.0", "flatfield-1.0", "dpixelmask-1.0", "dcountrate_table-1.0")
 _BEGINS = b'{"htype"'
 _TORN = "parts of it are missing"
 
