@@ -14,8 +14,8 @@ import threading
 
 from probeloop.api import Clock, DriverError
 
+from .connection import SLICE, closed
 from .headers import PREFIX, message
-from .stream import SLICE, closed
 
 ABORT_WITHIN = 0.3  # [s]
 _LONGEST_REPLY = 1 << 16
@@ -107,6 +107,11 @@ class Control:
         finally:
             self._lock.release()
         return True
+
+    @property
+    def connected(self) -> bool:
+        """True while the connection is open, as far as is known."""
+        return self._socket is not None
 
     def close(self) -> None:
         """Close the connection."""

@@ -27,12 +27,13 @@ from probeloop.api import (
     StreamSpec,
 )
 
-from . import stream as data
+from .connection import closed, connect, drain
 from .control import ARMED, BUSY, Control, quietly
 from .decode import warm_up
 from .headers import dtype_of
 from .run import Planned, Run, limit_of, no_positions
 from .settings import MerlinSettings
+from .stream import Expected, FrameStream
 
 _DEPTHS = (1, 6, 12, 24)
 _EDGES = {"ttl_rising": 1, "ttl_falling": 2, "lvds_rising": 3, "lvds_falling": 4}
@@ -62,7 +63,6 @@ class Merlin:
         self._control = Control(p.host, p.control_port, p.timeout, self.clock)
         try:
             self._control.version = self._control.get("SOFTWAREVERSION")
-            quietly(self._control, "STOPACQUISITION")  # whatever a killed process left running
             self._shape = self._asked_shape()
             depth = self._control.get_number("COUNTERDEPTH")
         except BaseException:
@@ -115,7 +115,7 @@ class Merlin:
         number, acquiring, connected. frames_: taken, missing, refused, repeated, stale; bytes_skipped. What it does
         not tell is left out; acquiring is None where it can't be asked.
         """
-        values: dict[str, Any] = {"connected": True, "acquiring": self._run is not None}
+        values: dict[str, Any] = {"connected": True, "acquiring": self._running}
         values["trigger"] = self.parameters.trigger
         try:
             status = self._control.status()
@@ -140,7 +140,7 @@ class Merlin:
             self.make_safe()
         self._end()
         self._drop_data()
-        if self._headless:  # the operator wants to see pictures again
+        if self._headless and self._control.connected:  # the operator wants to see pictures again
             with contextlib.suppress(DriverError):
                 self._control.set("RUNHEADLESS", 0)
         self._control.close()
@@ -218,10 +218,10 @@ class Merlin:
             )
         soft = p.trigger == "soft"
         self._configure(frames, exposure, period, external, soft)
-        dtype, expected = dtype_of(self._depth), data.Expected(self._shape, self._depth, p.file_format == "raw")
+        dtype, expected = dtype_of(self._depth), Expected(self._shape, self._depth, p.file_format == "raw")
         warm_up(dtype)
         memory = self._room(expected)
-        stream = data.FrameStream(self._connected(memory), memory, expected, self.clock)
+        stream = FrameStream(self._connected(memory), memory, expected, self.clock)
         stream.counts.stale_bytes = self._stale
         patience = period + (p.trigger_timeout if external else p.timeout)
         plan = Planned(frames, width, positions, round(exposure * 1e9), patience, limit_of(self._depth))
@@ -248,7 +248,7 @@ class Merlin:
     def _configure(self, frames: int, exposure: float, period: float, external: bool, soft: bool) -> None:
         """Set the detector for a run; every reply is checked."""
         control, p = self._control, self.parameters
-        quietly(control, "STOPACQUISITION")
+        quietly(control, "STOPACQUISITION")  # also what a killed process left running
         control.set("FILEENABLE", 0, optional=True)
         self._headless = control.set("RUNHEADLESS", 1, optional=True)  # its software draws no pictures: faster
         control.set("FILEFORMAT", 2 if p.file_format == "raw" else 0)
@@ -286,6 +286,10 @@ class Merlin:
             self._drop_data()
 
     @property
+    def _running(self) -> bool:
+        return self._run is not None and not self._run.cancelled.is_set()
+
+    @property
     def _last(self) -> dict[str, Any]:
         run = self._run or self._last_run
         if run is None:
@@ -307,13 +311,13 @@ class Merlin:
         p, self._stale = self.parameters, 0
         if self._data is not None:
             try:
-                self._stale = data.drain(self._data, memory, p.timeout, self.clock)
+                self._stale = drain(self._data, memory, p.timeout, self.clock)
             except OSError:
                 self._drop_data()
             else:
                 return self._data
         try:
-            self._data = data.connect(p.host, p.data_port, p.timeout)
+            self._data = connect(p.host, p.data_port, p.timeout)
         except OSError as error:
             why = "nothing listens there" if isinstance(error, ConnectionRefusedError) else error.strerror or error
             raise DriverError(
@@ -324,10 +328,10 @@ class Merlin:
 
     def _drop_data(self) -> None:
         if self._data is not None:
-            data.closed(self._data)
+            closed(self._data)
             self._data = None
 
-    def _room(self, expected: data.Expected) -> Any:
+    def _room(self, expected: Expected) -> Any:
         size = max(self.parameters.buffer << 20, 3 * expected.longest)
         if len(self._memory) != size:
             self._memory = np.empty(size, np.uint8)

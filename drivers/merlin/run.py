@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 
 from probeloop.api import Clock, DriverError, FrameBuffer, FrameFlag
 
+from .connection import SLICE
 from .control import ARMED, BUSY, IDLE, Control, quietly
 from .decode import GOOD, IMPOSSIBLE, REPEATED, SURPLUS, place, stamp, views_of
 from .headers import PREFIX
-from .stream import SLICE, FrameStream
+from .stream import FrameStream
 
 _TOGETHER_NS = 2_000_000  # frames of so long a time go into a block
 _QUIET = 0.02  # [s] after the last frame until it was the last
 _LOOK = 0.25  # [s] of silence until the detector is asked
 _NOTHING = np.iinfo(np.int64).max
-_NO_FILE = ("", "none", "dummy")
+_NO_FILE = ("none", "dummy")
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,14 @@ class Run:
         self._base: int | None = None
         self._views: tuple[NDArray[Any], ...] = ()
         self._offset, self._last_ns = _NOTHING, 0
-        self._started = clock.now_ns()
+        self._started = 0  # when the first frame was waited for
         self._look = _LOOK
         self._idle = self.over = False
 
     def fill(self, buffer: FrameBuffer) -> int:
         """Fill rows [0, n) of a buffer and return n, 0 = the run is over; raises DriverError when it failed."""
         row, until = 0, 0
+        self._started = self._started or self._clock.now_ns()
         while row < buffer.capacity:
             if not row:
                 if not self._wait():
@@ -101,8 +103,9 @@ class Run:
         assert header is not None
         batch = stream.take(buffer.capacity - row)
         count = batch.count
-        if self._base is None:  # a run begins with 1; who counts on has a number beyond the run's
-            self._base = 1 if int(batch.numbers[0]) <= plan.frames else int(batch.numbers[0])
+        if self._base is None:  # a run begins with 1; software that counts on begins beyond the run's last number
+            first = int(batch.numbers[0])
+            self._base = 1 if 1 <= first <= plan.frames else first
         kinds, index, rows = np.zeros((3, count), np.int64)
         at = batch.first * stream.slot + PREFIX + header.header_bytes
         if not self._views:
@@ -127,7 +130,7 @@ class Run:
     def _limit(self) -> int:
         """What no pixel can exceed; a flat field may take processed ones beyond the counter's depth."""
         flat = str(self.stream.acquisition.get("header_flat_field_file", "")).lower()
-        return self.plan.limit if flat.startswith(_NO_FILE[1:]) or flat == "" else 0xFFFFFFFF
+        return self.plan.limit if not flat or flat.startswith(_NO_FILE) else 0xFFFFFFFF
 
     def _count(self, kinds: NDArray[np.int64]) -> None:
         tally = self.tally
@@ -173,13 +176,20 @@ class Run:
             elif quiet > self.plan.patience:
                 raise self._failed(f"has sent nothing for {quiet:.1f} s")
             elif quiet > self._look:
-                status = self._control.status()
+                status = self._status()
                 if status == IDLE and self._idle:
                     return self._close("is idle")
                 self._idle = status == IDLE
                 self._look = quiet + (SLICE if self._idle else 1.0)
             elif quiet < _LOOK:
                 self._look, self._idle = _LOOK, False
+
+    def _status(self) -> int | None:
+        """Return what the detector is doing, None where it does not tell or is gone."""
+        try:
+            return self._control.status()
+        except DriverError:
+            return None
 
     def _sends_on(self) -> bool:
         """End a run of which more frames come than were asked for."""
@@ -193,7 +203,7 @@ class Run:
         """End the run: in order when all but a part of the last line came, else raises DriverError."""
         self.over = True
         if self._highest >= self.plan.frames - 1:
-            if self._control.status() in (BUSY, ARMED):
+            if self._status() in (BUSY, ARMED):
                 quietly(self._control, "STOPACQUISITION")
             if self.tally.surplus:
                 return self._sends_on()

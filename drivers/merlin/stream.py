@@ -6,7 +6,6 @@ and what that loses is missing in the frame numbers.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from numpy.typing import NDArray
 
 from probeloop.api import Clock, WireError
 
+from .connection import SLICE
 from .headers import LONGEST_HEADER, PREFIX, FrameHeader, Scalar, message, parse_acquisition, parse_frame
 from .ring import START, check_slots, find_start, length_of
 
-SLICE = 0.02  # [s] between two looks at whether to end
 _AT_ONCE = 4 << 20  # bytes: what stays in the caches until it is decoded
-_RECEIVE_BUFFER = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -70,37 +68,6 @@ class Batch:
     numbers: NDArray[np.int64]
     stamps: NDArray[np.int64]
     arrivals: NDArray[np.int64]
-
-
-def connect(host: str, port: int, timeout: float) -> socket.socket:
-    """Open the data connection; raises OSError."""
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        made.settimeout(timeout)
-        made.connect((host, port))
-        made.settimeout(SLICE)
-    except OSError:
-        made.close()
-        raise
-    return made
-
-
-def drain(connection: socket.socket, memory: NDArray[np.uint8], most: float, clock: Clock) -> int:
-    """Read away what lies in a connection, for `most` [s]; return how many bytes. Raises OSError when it ended."""
-    until, count = clock.now_ns() + round(most * 1e9), 0
-    connection.settimeout(0)
-    try:
-        while clock.now_ns() < until:
-            got = connection.recv_into(memoryview(memory))  # type: ignore[arg-type]
-            if not got:
-                raise ConnectionResetError("it was closed")
-            count += got
-    except BlockingIOError:
-        pass
-    finally:
-        connection.settimeout(SLICE)
-    return count
 
 
 class FrameStream:
@@ -242,6 +209,10 @@ class FrameStream:
                     end = self._sifted(0, end, 0)
                     continue
                 if end >= length:
+                    if bytes(self.memory[PREFIX:START]) == b"HDR,":  # the run was begun again before any frame
+                        self.acquisition.update(parse_acquisition(bytes(self.memory[PREFIX:length])))
+                        end = self._shift(length, end, 0)
+                        continue
                     header = self._accepted(end)
                     if header is not None:
                         self._adopt(header)
@@ -260,8 +231,6 @@ class FrameStream:
     def _accepted(self, end: int) -> FrameHeader | None:
         """Return the header of the frame at the beginning of memory if it is one of the run; note why not."""
         body = bytes(self.memory[PREFIX : min(end, PREFIX + LONGEST_HEADER)])
-        if body.startswith(b"HDR,"):
-            return None
         try:
             header = parse_frame(body, length_of(self.memory, 0) - PREFIX, self.expected.depth)
         except WireError as error:
@@ -386,11 +355,3 @@ class FrameStream:
 
 class _EndedError(Exception):
     """Nothing more comes, and why."""
-
-
-def closed(connection: socket.socket) -> None:
-    """Close a connection, whatever state it is in."""
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-    with contextlib.suppress(OSError):
-        connection.close()

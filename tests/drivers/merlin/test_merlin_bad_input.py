@@ -271,6 +271,36 @@ def test_an_acquisition_that_somebody_else_begins() -> None:
     assert "another acquisition began on the Merlin after 2 of 8 frames" in str(taken.error)
 
 
+def test_a_run_that_is_begun_again_before_its_first_frame() -> None:
+    taken, _, _ = taken_of(header(8) + header(8) + b"".join(frame(n) for n in range(1, 9)))
+    assert taken.error is None
+    assert taken.pixels.tolist() == list(range(8))
+
+
+class Deaf(MerlinServer):
+    """Sends nothing of its first run, as one does that still talks to a connection which is gone."""
+
+    def _send_run(self, client: socket.socket, run: Any) -> None:
+        if self.runs == 1:
+            run.stop.wait(5.0)
+        else:
+            super()._send_run(client, run)
+
+
+def test_a_start_that_is_not_heard_is_said_again() -> None:
+    with Deaf(PoolSource(SHAPE), rate=0.0) as server:
+        driver = Merlin(settings(server, timeout=0.3))
+        assert take(driver.scan(scan((2, 2)))).pixels.tolist() == [0, 1, 2, 3]
+        assert server.runs == 2
+        driver.close()
+
+
+def test_numbers_that_begin_with_zero() -> None:
+    taken, _, _ = taken_of(header(4) + b"".join(frame(n) for n in range(4)), (2, 2))
+    assert taken.error is None
+    assert taken.pixels.tolist() == [0, 1, 2, 3]
+
+
 def test_a_length_that_would_not_fit_any_memory() -> None:
     lie = b"MPX,9999999999" + frame(3)[14:]
     words = header(8) + lie + b"".join(frame(n) for n in (1, 2)) + lie + b"".join(frame(n) for n in range(4, 9))
