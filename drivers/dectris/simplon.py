@@ -165,6 +165,8 @@ class Simplon:
             connection.request(method, "/" + path, body or None, headers | ({} if body else _EMPTY.get(method, {})))
             response = connection.getresponse()
             answer = response.read(LARGEST_REPLY + 1)
+            if response.length and len(answer) <= LARGEST_REPLY:
+                raise http.client.IncompleteRead(answer, response.length)
         except (OSError, http.client.HTTPException) as error:
             raise DriverError(*self._why(error, wait)) from None
         finally:

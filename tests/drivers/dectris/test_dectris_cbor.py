@@ -51,12 +51,12 @@ def test_it_may_say_that_it_is_cbor() -> None:
     assert read(cbor2.dumps(Tag(55799, {"type": "end", "series_id": 4}))) == End(4)
 
 
-@pytest.mark.parametrize(("tag", "dtype"), [(64, "<u1"), (65, ">u2"), (66, ">u4"), (69, "<u2"), (70, "<u4")])
-def test_typed_arrays_that_are_not_packed(tag: int, dtype: str) -> None:
-    pixels = np.arange(6).astype(dtype)
-    packed = read(image(Tag(40, [[2, 3], Tag(tag, pixels.tobytes())]))).channels[0]
-    assert (packed.algorithm, packed.dtype, packed.shape) == ("none", dtype, (2, 3))
-    assert packed.data == pixels.tobytes()
+def test_typed_arrays_that_are_not_packed() -> None:
+    for tag, dtype in ((64, "<u1"), (65, ">u2"), (66, ">u4"), (69, "<u2"), (70, "<u4")):
+        pixels = np.arange(6).astype(dtype)
+        packed = read(image(Tag(40, [[2, 3], Tag(tag, pixels.tobytes())]))).channels[0]
+        assert (packed.algorithm, packed.dtype, packed.shape) == ("none", dtype, (2, 3))
+        assert packed.data == pixels.tobytes()
 
 
 def test_channels_are_kept_in_the_order_that_was_asked_for() -> None:
@@ -94,13 +94,13 @@ def test_what_is_no_message_is_garbage(message: bytes) -> None:
     assert isinstance(read(message), Garbage)
 
 
-@pytest.mark.parametrize("head", [0x5B, 0x7B, 0x9B, 0xBB])
-@pytest.mark.parametrize("length", [1 << 24, 1 << 31, 1 << 40, (1 << 63) - 1, (1 << 64) - 1])
-def test_a_length_that_lies_takes_no_memory(head: int, length: int) -> None:
-    lie = bytes([0xA1, 0x64]) + b"data" + bytes([head]) + struct.pack(">Q", length) + b"abc"
+def test_a_length_that_lies_takes_no_memory() -> None:
     tracemalloc.start()
     try:
-        assert isinstance(read(lie), Garbage)
+        for head in (0x5B, 0x7B, 0x9B, 0xBB):
+            for length in (1 << 24, 1 << 31, 1 << 40, (1 << 63) - 1, (1 << 64) - 1):
+                lie = bytes([0xA1, 0x64]) + b"data" + bytes([head]) + struct.pack(">Q", length) + b"abc"
+                assert isinstance(read(lie), Garbage)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from probeloop.drivers.dectris.decompress import DamagedError, Unpacker, largest_packed
+from probeloop.drivers.dectris.decompress import DamagedError, Unpacker, Way, largest_packed
 from probeloop.drivers.dectris.messages import Packed
 from probeloop.simulators.servers.dectris_wire import bit_shuffled, pack
 
@@ -33,35 +33,52 @@ def by_bitshuffle(pixels: NDArray[Any], block: int = 0) -> bytes:
     )
 
 
+WAYS: list[Way] = ["kernels"]
+if Unpacker().way != "kernels":
+    WAYS += ["library", "in_place"]
+
+
 def unpacked(
     data: bytes, like: NDArray[Any], algorithm: str = "bslz4", md5: str = "", dtype: str = ""
 ) -> NDArray[Any]:
-    out = np.full_like(like, 99)
     packed = Packed(algorithm, like.itemsize, dtype or like.dtype.str, like.shape, data)  # type: ignore[arg-type]
-    Unpacker().unpack(packed, out, md5)
-    return out
+    made, refused = [], []
+    for way in WAYS:
+        out = np.full_like(like, 99)
+        try:
+            Unpacker(way).unpack(packed, out, md5)
+        except DamagedError as error:
+            refused.append(error)
+        made.append(out)
+    if refused:
+        assert len(refused) == len(WAYS), f"refused by some alone: {refused}"
+        raise refused[0]
+    assert all(np.array_equal(out, made[0]) for out in made)
+    return made[0]
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_what_bitshuffle_packs_is_unpacked(bits: int, shape: tuple[int, int]) -> None:
-    pixels = frame(shape, bits)
-    for block in (0, 8, 4096):
-        assert np.array_equal(unpacked(by_bitshuffle(pixels, block), pixels), pixels)
+def test_what_bitshuffle_packs_is_unpacked(bits: int) -> None:
+    for shape in SHAPES:
+        for mean in (0.05, 3.0, 200.0):
+            pixels = frame(shape, bits, mean)
+            for block in (0, 8, 4096):
+                assert np.array_equal(unpacked(by_bitshuffle(pixels, block), pixels), pixels)
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32])
-@pytest.mark.parametrize(("algorithm", "bare"), [("bslz4", False), ("lz4", False), ("lz4", True)])
-def test_what_the_server_packs_is_unpacked(bits: int, algorithm: str, bare: bool) -> None:
+def test_what_the_server_packs_is_unpacked(bits: int) -> None:
     pixels = frame((61, 67), bits)
-    packed = pack(pixels, algorithm, bare=bare)
-    assert np.array_equal(unpacked(packed.data, pixels, "raw_lz4" if bare else algorithm, packed.md5), pixels)
+    for algorithm, bare in (("bslz4", False), ("lz4", False), ("lz4", True)):
+        packed = pack(pixels, algorithm, bare=bare)
+        got = unpacked(packed.data, pixels, "raw_lz4" if bare else algorithm, packed.md5)
+        assert np.array_equal(got, pixels)
 
 
-@pytest.mark.parametrize("bits", [8, 16, 32])
-def test_the_server_shuffles_as_bitshuffle_does(bits: int) -> None:
-    pixels = frame((16, 24), bits, 1000.0).reshape(-1)
-    assert bit_shuffled(pixels).tobytes() == bitshuffle.bitshuffle(pixels, pixels.size).tobytes()
+def test_the_server_shuffles_as_bitshuffle_does() -> None:
+    for bits in (8, 16, 32):
+        pixels = frame((16, 24), bits, 1000.0).reshape(-1)
+        assert bit_shuffled(pixels).tobytes() == bitshuffle.bitshuffle(pixels, pixels.size).tobytes()
 
 
 def test_pixels_that_are_masked_or_random_stay_as_they_are() -> None:
@@ -87,6 +104,7 @@ def test_pixels_that_are_not_packed_are_copied() -> None:
 def test_a_size_that_lies_is_refused_before_memory_is_taken() -> None:
     pixels = frame((128, 128), 16)
     good = by_bitshuffle(pixels)
+    unpacked(good, pixels)
     tracemalloc.start()
     for claimed in (0, pixels.nbytes - 2, pixels.nbytes + 2, 1 << 40, (1 << 64) - 1):
         with pytest.raises(DamagedError, match="it says that it unpacks to"):
@@ -96,7 +114,7 @@ def test_a_size_that_lies_is_refused_before_memory_is_taken() -> None:
             unpacked(good[:8] + struct.pack(">I", block) + good[12:], pixels)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < 8 * pixels.nbytes
+    assert most < 1 << 20
 
 
 def test_too_many_bytes_and_too_few_are_refused() -> None:
@@ -109,12 +127,12 @@ def test_too_many_bytes_and_too_few_are_refused() -> None:
             unpacked(good[:length], pixels)
 
 
-@pytest.mark.parametrize("length", [0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
-def test_a_block_whose_length_lies_is_refused(length: int) -> None:
+def test_a_block_whose_length_lies_is_refused() -> None:
     pixels = frame((64, 64), 16)
     good = by_bitshuffle(pixels)
-    with pytest.raises(DamagedError, match="blocks are damaged"):
-        unpacked(good[:12] + struct.pack(">I", length) + good[16:], pixels)
+    for length in (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF):
+        with pytest.raises(DamagedError, match="blocks are damaged"):
+            unpacked(good[:12] + struct.pack(">I", length) + good[16:], pixels)
 
 
 def test_a_flipped_bit_is_found_by_the_md5() -> None:
@@ -128,20 +146,22 @@ def test_a_flipped_bit_is_found_by_the_md5() -> None:
 
 @given(st.binary(max_size=200), st.sampled_from(["bslz4", "lz4", "raw_lz4", "none"]), st.booleans())
 def test_no_bytes_do_harm(data: bytes, algorithm: str, framed: bool) -> None:
-    guarded = np.full((3, 8, 8), 7, "<u2")
     if framed:
-        data = struct.pack(">QI", guarded[1].nbytes, 128) + data
-    with contextlib.suppress(DamagedError):
-        Unpacker().unpack(Packed(algorithm, 2, "<u2", (8, 8), data), guarded[1])  # type: ignore[arg-type]
-    assert (guarded[[0, 2]] == 7).all()
+        data = struct.pack(">QI", 128, 128) + data
+    for way in WAYS:
+        guarded = np.full((3, 8, 8), 7, "<u2")
+        with contextlib.suppress(DamagedError):
+            Unpacker(way).unpack(Packed(algorithm, 2, "<u2", (8, 8), data), guarded[1])  # type: ignore[arg-type]
+        assert (guarded[[0, 2]] == 7).all()
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255), st.sampled_from(["bslz4", "lz4"]))
 def test_a_changed_byte_is_refused_or_changes_pixels_of_this_frame_alone(at: int, by: int, algorithm: str) -> None:
-    guarded = np.full((3, 16, 16), 7, "<u2")
     pixels = frame((16, 16), 16)
     data = bytearray(by_bitshuffle(pixels) if algorithm == "bslz4" else pack(pixels, "lz4").data)
     data[at % len(data)] ^= by
-    with contextlib.suppress(DamagedError):
-        Unpacker().unpack(Packed(algorithm, 2, "<u2", (16, 16), bytes(data)), guarded[1])  # type: ignore[arg-type]
-    assert (guarded[[0, 2]] == 7).all()
+    for way in WAYS:
+        guarded = np.full((3, 16, 16), 7, "<u2")
+        with contextlib.suppress(DamagedError):
+            Unpacker(way).unpack(Packed(algorithm, 2, "<u2", (16, 16), bytes(data)), guarded[1])  # type: ignore[arg-type]
+        assert (guarded[[0, 2]] == 7).all()
