@@ -45,7 +45,10 @@ def interpreter(named: str) -> str:
         found = place / "nion" / "bin" / "python"
         if found.is_file():
             return str(found)
-    raise DriverError(f"Nion's libraries are not installed: no nion/bin/python in {places[0]}", NEXT_MOVE)
+    raise DriverError(
+        f"Nion's libraries are not installed: no nion/bin/python in {', '.join(map(str, dict.fromkeys(places)))}",
+        NEXT_MOVE,
+    )
 
 
 class Line:

@@ -21,11 +21,13 @@ from probeloop.drivers.nion.bridge import wire
 from probeloop.drivers.nion.settings import NionSettings
 
 from probeloop.data import commands as c
+from probeloop.data.control import Failed
 from probeloop.data.errors import DriverError, SettingsError
 from probeloop.data.frame import FrameBuffer, FrameFlag
 from probeloop.data.scan import Region
 from probeloop.data.settings import convert
 from probeloop.testing.check_driver import check_driver
+from probeloop.testing.local_instrument import LocalInstrument
 
 FAKE = Path(__file__).parent / "fake_usim"
 VERSIONS = {"nionswift": "16.16.2", "nionswift-instrumentation": "23.6.2", "nionswift-usim": "5.4.2"}
@@ -206,6 +208,26 @@ def test_a_killed_bridge_is_told_in_one_line_and_started_again(make: Callable[..
     assert values["C10"] == pytest.approx(5e-7)
 
 
+def test_behind_the_gate_a_killed_bridge_fails_one_command_and_the_beam_stays_off(make: Callable[..., Nion]) -> None:
+    local = LocalInstrument(make())
+    local.take()
+    assert local.do(c.Unblank())
+    assert local.do(c.Scan(REGION, (2, 2), 1e-3))
+    timer = threading.Timer(0.1, os.kill, (local.driver._bridge.process.pid, signal.SIGKILL))
+    timer.start()
+    assert local.do(c.Scan(REGION, (4, 4), 0.2))
+    timer.join()
+    (failed,) = [event for event in local.events if isinstance(event, Failed)]
+    assert failed.reason == "DriverError: the Nion bridge ended (SIGKILL). the next command starts another"
+    assert local.desk.state.blanked
+    assert local.do(c.SetAberrations({"C10": 1e-8}))
+    assert local.driver.read_back()["blanked"] is True
+    assert local.do(c.Unblank())
+    assert local.do(c.Scan(REGION, (2, 2), 1e-3))
+    assert local.frames("camera") == 8
+    assert local.driver.read_back()["C10"] == pytest.approx(5.1e-7)
+
+
 def test_a_mute_bridge_does_not_keep_anybody_from_being_safe(make: Callable[..., Nion]) -> None:
     nion = make()
     os.kill(nion._bridge.process.pid, signal.SIGSTOP)
@@ -287,7 +309,7 @@ def test_a_stranger_is_not_heard(make: Callable[..., Nion]) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (f'exec {sys.executable} "$@"', r"has no nionswift-usim that can be used: ModuleNotFoundError.*make peers"),
+        (f'exec {sys.executable} "$@"', r"has no nionswift-usim \(tried: 5\.4\.2\): ModuleNotFoundError.*make peers"),
         ("echo good morning", r"did not start: it said b'good morning.*make peers"),
         ("echo broken >&2; exit 3", r"did not start: broken\. make peers"),
         ("exec sleep 60", r"does not start within 1 s\. raise start_timeout"),
@@ -299,6 +321,16 @@ def test_a_python_that_is_not_nions(tmp_path: Path, line: str, words: str) -> No
     with pytest.raises(DriverError, match=words) as caught:
         Nion(NionSettings(python=str(python), start_timeout=seconds))
     assert "\n" not in str(caught.value)
+
+
+def test_another_version_of_usim_that_does_not_fit(tmp_path: Path, python: Path) -> None:
+    other = tmp_path / "nion" / "usim_device"
+    other.mkdir(parents=True)
+    (other / "InstrumentDevice.py").write_text("class AxisManager: pass\nclass ValueManager: pass\n")
+    python.write_text(python.read_text().replace(f"{FAKE}:{tmp_path}", f"{tmp_path}:{FAKE}"))
+    words = r"has nionswift-usim 5\.4\.2, which can't be used .*AttributeError: .*ScanDataGenerator"
+    with pytest.raises(DriverError, match=words):
+        Nion(NionSettings(python=str(python)))
 
 
 def test_an_environment_that_is_missing(tmp_path: Path, monkeypatch: Any) -> None:

@@ -6,6 +6,7 @@ may still look.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ import threading
 
 from .server import Server
 
+TRIED = "5.4.2"  # of nionswift-usim
 LINGER = 2.0  # [s]
 
 
@@ -26,7 +28,7 @@ def main() -> int:
         column.describe()
         server = Server(column, options["key"], options["port"])
     except (ImportError, AttributeError, TypeError) as error:
-        return _fail(f"{sys.executable} has no nionswift-usim that can be used: {type(error).__name__}: {error}")
+        return _fail(f"{sys.executable} has {_found()}: {type(error).__name__}: {error}")
     except OSError as error:
         return _fail(f"the bridge can't listen on port {options['port']}: {error.strerror}")
     except Exception as error:  # whatever Nion's libraries raise: one line
@@ -46,6 +48,13 @@ def main() -> int:
     server.ended.wait()
     server.close()
     return 0
+
+
+def _found() -> str:
+    try:
+        return f"nionswift-usim {importlib.metadata.version('nionswift-usim')}, which can't be used (tried: {TRIED})"
+    except importlib.metadata.PackageNotFoundError:
+        return f"no nionswift-usim (tried: {TRIED})"
 
 
 def _fail(words: str) -> int:
