@@ -32,6 +32,11 @@ def message(body: bytes) -> bytes:
     return b"MPX,%010d,%s" % (len(body) + 1, body)
 
 
+def pixel_bits(depth: int, raw: bool) -> int:
+    """Return how many bits a pixel takes in a message."""
+    return _RAW_BITS[depth] if raw else 8 * int(_DTYPE[depth][-1])
+
+
 def dtype_of(depth: int) -> str:
     """Return the dtype of a stream whose counters have `depth` bits."""
     return _DTYPE[depth]

@@ -102,6 +102,7 @@ class Merlin:
             topics={"camera": 4 * ky * kx},
             safe_readback={"acquiring": False},
             calibrations=self._calibrations(),
+            can_wait=p.can_wait,
             camera_pixels=ky * kx,
             description=(
                 f"Merlin at {p.host}, software {self._control.version}, {ky} x {kx} pixels, {p.trigger} trigger"
@@ -238,7 +239,7 @@ class Merlin:
             raise
         spec = StreamSpec(
             "camera", "frames", dtype, nav, self._detector_axes(), units="counts", origin="experiment", sync=sync,
-            stamp="hardware", exposure_ns=round(exposure * 1e9),
+            stamp="hardware", exposure_ns=round(exposure * 1e9), can_wait=p.can_wait,
         )  # fmt: skip
         return Acquisition(
             "camera", spec, self._frames(run, soft), frame_period_ns=round(period * 1e9),

@@ -168,7 +168,7 @@ class Run:
             if self.cancelled.is_set():
                 return False
             if stream.ended:
-                return self._close(f"the data connection ended: {stream.ended}")
+                return self._close(stream.ended)
             quiet = (self._clock.now_ns() - max(stream.last_ns, self._started)) / 1e9
             if complete:
                 if quiet > _QUIET:
@@ -217,7 +217,7 @@ class Run:
         counts, tally = self.stream.counts, self.tally
         if self.stream.ended:
             self.stream.stop()
-        words = f"the Merlin {why}" if not why.startswith("the ") else why
+        words = why if why.startswith(("the ", "another ")) else f"the Merlin {why}"
         words += f" after {tally.frames} of {self.plan.frames} frames"
         if counts.cut:
             words += ", in the middle of one"

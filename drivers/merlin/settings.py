@@ -24,7 +24,8 @@ class MerlinSettings(Settings):
     pixel_angle: angle that a pixel spans, left out = uncalibrated. pixels: (ky, kx) of a frame, for software that
     does not answer GET IMAGEX. timeout: for a reply, and beyond a frame's period until the detector counts as silent.
     trigger_timeout: the same for an external trigger, which waits for the scan unit. buffer: kept for frames that
-    have come and are not yet taken [MiB].
+    have come and are not yet taken [MiB]. can_wait: a reader that is late, such as the recorder, is waited for; the
+    buffer and then the detector's own memory hold the frames meanwhile.
     """
 
     field_of_view: tuple[Width, Width]
@@ -39,3 +40,4 @@ class MerlinSettings(Settings):
     timeout: Annotated[float, quantity("s", ge=0.1, le=30)] = 2.0
     trigger_timeout: Annotated[float, quantity("s", ge=0.1, le=3600)] = 60.0
     buffer: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    can_wait: bool = False

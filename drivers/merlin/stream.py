@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from probeloop.api import Clock, WireError
 
 from .connection import SLICE
-from .headers import LONGEST_HEADER, PREFIX, FrameHeader, Scalar, message, parse_acquisition, parse_frame
+from .headers import LONGEST_HEADER, PREFIX, FrameHeader, Scalar, message, parse_acquisition, parse_frame, pixel_bits
 from .ring import START, check_slots, find_start, length_of
 
 _AT_ONCE = 4 << 20  # bytes: what stays in the caches until it is decoded
@@ -34,6 +34,11 @@ class Expected:
     def longest(self) -> int:
         """The most bytes of a message [bytes]."""
         return PREFIX + LONGEST_HEADER + 4 * self.shape[0] * self.shape[1]
+
+    def is_length(self, length: int) -> bool:
+        """True when a message of a frame may be so long: with the header of one chip or of four."""
+        payload = self.shape[0] * self.shape[1] * pixel_bits(self.depth, self.raw) // 8
+        return length - PREFIX - payload in (384, 768)
 
     def problem(self, header: FrameHeader) -> str:
         """Return in words why a frame is none of the run, or ""."""
@@ -330,13 +335,18 @@ class FrameStream:
             counts.refused += 1
             counts.last_problem = counts.last_problem or "frames whose header disagrees with their length"
             told = begin + length  # believed where it is what it should be, or where another message begins
-            honest = length == self.slot or (START <= length < end - begin and self._begins(told, end))
+            honest = (self._is_ours(length) and told <= end) or (
+                START <= length < end - begin and self._begins(told, end)
+            )
             after = told if honest else int(find_start(memory, begin + 4, end))
             self._torn = not honest
         else:
             after = int(find_start(memory, begin, end))
             counts.skipped_bytes += 0 if self._torn else after - begin
         return self._shift(after, end, to)
+
+    def _is_ours(self, length: int) -> bool:
+        return length == self.slot if self.slot else self.expected.is_length(length)
 
     def _finish(self, begin: int, end: int) -> None:
         """Count what lies behind the last whole frame when nothing more comes."""
@@ -346,7 +356,7 @@ class FrameStream:
                 after = int(find_start(self.memory, begin, end))
                 self.counts.skipped_bytes += after - begin
                 begin = after
-            elif end - begin < START or length_of(self.memory, begin) in (self.slot, self.slot or end - begin + 1):
+            elif end - begin < START or self._is_ours(length_of(self.memory, begin)):
                 self.counts.cut += 1
                 return
             else:

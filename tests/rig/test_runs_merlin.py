@@ -29,6 +29,7 @@ def test_a_merlin_is_recorded_and_its_gaps_are_named(launch: Callable[..., Any])
         )  # fmt: skip
         made = run.summary()
     assert made["problems"] == []
+    assert made["frames_lost"] == 1  # which the detector never sent
     assert [plan["state"] for plan in made["plans"]] == ["finished"]
     camera = hs.load(run.folder / "camera" / "1.zspy")
     assert camera.axes_manager.shape == (16, 12, 64, 64)

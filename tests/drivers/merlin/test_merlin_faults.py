@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from merlin_site import Taken, scan, site, take
 from probeloop.drivers.merlin import Merlin
@@ -77,8 +77,11 @@ def check(taken: Taken, driver: Merlin, source: PoolSource, wanted: Wanted, dept
 def test_any_mix_is_counted_exactly() -> None:
     with site((16, 64)) as (driver, server, source):
 
-        @settings(max_examples=30)
+        @settings(max_examples=25)
         @given(faults=MIXES)
+        @example(faults=Faults(corrupt={1: "header"}, garbage={2: 1}))
+        @example(faults=Faults(corrupt={15: "length", 24: "length"}, garbage={16: 1}))
+        @example(faults=Faults(drop=frozenset(range(1, N + 1)), garbage={0: 5, 7: 100}))
         def run(faults: Faults) -> None:
             wanted, server.faults = Wanted.of(faults), faults
             taken = take(driver.scan(scan((N // WIDTH, WIDTH))))

@@ -79,7 +79,7 @@ def test_every_trigger_runs(trigger: str) -> None:
 
 
 def test_what_is_set_is_read_back() -> None:
-    with site(pixel_angle=0.5) as (driver, server, _):
+    with site(pixel_angle=0.5, can_wait=True) as (driver, server, _):
         driver.set_detector(c.SetDetector(exposure=2e-3, threshold=25e3, bit_depth=6))
         assert server.commands.now["THRESHOLD0"] == 25.0
         told = driver.read_back()
@@ -87,6 +87,7 @@ def test_what_is_set_is_read_back() -> None:
         assert (told["acquiring"], told["connected"], told["temperature"]) == (False, True, 25.0)
         reference = take(driver.acquire_reference(c.AcquireReference("dark", 3)))
         assert reference.error is None
+        assert reference.acquisition.spec.can_wait
         assert reference.scan_index.tolist() == [-1, -1, -1]
         assert server.commands.now["ACQUISITIONPERIOD"] == 2.0
         with pytest.raises(DriverError, match="longer than the dwell time"):
