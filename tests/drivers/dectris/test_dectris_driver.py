@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from dectris_words import FIELD, POOL, counts, equal, pumped, scan, settings
 from probeloop.drivers.dectris import Dectris
-from probeloop.simulators.servers.dectris import DectrisServer, Faults
+from probeloop.simulators.servers.dectris import DectrisServer
+from probeloop.simulators.servers.dectris_sending import Faults
 
 from probeloop.api import AcquireReference, DriverError, FrameFlag, Region, Scan, SetDetector
 from probeloop.testing.check_driver import check_driver
