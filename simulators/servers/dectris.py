@@ -36,7 +36,8 @@ class DectrisServer:
     frames: (P, height, width) counts; frame n of a series is frames[n % P]. masked: (height, width) bool, pixels that
     read as the largest value. rate: frames a second, 0 = as fast as they are taken, None = as the frame time says.
     grouping: of the parts of stream v1: image = a message each header, frame and end; single = a message each part;
-    glued = the header is put before the first frame. ports: 0 = any.
+    glued = the header is put before the first frame. ports: 0 = any. channels: of stream v2, all with the same
+    counts.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class DectrisServer:
         stream_port: int = 0,
         stream2_port: int = 0,
         version: str = "1.8.0",
+        channels: tuple[str, ...] = CHANNELS,
     ) -> None:
         import zmq
 
         self.pool, self.masked, self.rate, self.grouping = frames, masked, rate, grouping
         self.faults = faults or Faults()
+        self.channels = channels
         self.version, self.state = version, "na"
         self.series = self.sent = 0
         self.config = Configuration(frames.shape[1:], bits)
@@ -213,7 +216,7 @@ class DectrisServer:
         """Return the pool as messages of stream v2, made once."""
         key = (bits, algorithm)
         if key not in self._images:
-            self._images[key] = [V2Image(each, CHANNELS) for each in self.packed(bits, algorithm, False)]
+            self._images[key] = [V2Image(each, self.channels) for each in self.packed(bits, algorithm, False)]
         return self._images[key]
 
     def _pixels(self, bits: int) -> NDArray[Any]:

@@ -42,6 +42,7 @@ class Sender(Protocol):
     """The unit that a series is of."""
 
     config: Configuration
+    channels: tuple[str, ...]
     faults: Faults
     grouping: Grouping
     rate: float | None
@@ -83,7 +84,7 @@ class Sending:
         """Begin the series."""
         config = self._server.config.values()
         if self._second:
-            self._send([v2_start(self._series, config, CHANNELS)])
+            self._send([v2_start(self._series, config, self._server.channels)])
         elif self._server.grouping == "glued":
             self._before = v1_header(self._series, config, self._detail)
         else:
@@ -123,7 +124,7 @@ class Sending:
         if self._second:
             image = self._images[at]
             if corrupt is not None:
-                image = V2Image(self._packed[at].corrupted(corrupt), CHANNELS)
+                image = V2Image(self._packed[at].corrupted(corrupt), self._server.channels)
             self._send([image.message(series, number, start_ns, self._exposure_ns)])
             return
         packed = self._packed[at] if corrupt is None else self._packed[at].corrupted(corrupt)

@@ -127,6 +127,24 @@ def test_what_goes_wrong_is_counted_exactly(stream: str) -> None:
         driver.close()
 
 
+def test_several_channels_lead_the_frame() -> None:
+    names = ("threshold_1", "threshold_2")
+    with DectrisServer(POOL, channels=names) as server:
+        driver = Dectris(settings(server, channels=("threshold_2", "threshold_1")))
+        made = driver.scan(scan(2, 3))
+        got = pumped(made)
+        assert [channel.name for channel in made.spec.channels] == ["threshold_2", "threshold_1"]
+        assert got.data.shape == (6, 2, 24, 40)
+        assert all(np.array_equal(got.data[n, c], server.expected(n)) for n in range(6) for c in range(2))
+        driver.close()
+        other = Dectris(settings(server, channels=("difference",)))
+        assert pumped(other.scan(scan(1, 2))).error is not None
+        assert other.read_back()["remark"].startswith(
+            "frame 0 refused: no channel 'difference' in it, only threshold_1"
+        )
+        other.close()
+
+
 @BOTH
 def test_references_are_frames_without_a_pixel(stream: str) -> None:
     with DectrisServer(POOL) as server:
