@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probeloop.api import (
     AcquireReference,
@@ -29,7 +30,7 @@ from .detector import Detector, Timing
 from .intake import Expected, Intake, Parser
 from .port import DectrisPort
 from .record import declared, flat
-from .series import Counts, NoTriggers, Places, Series
+from .series import Counts, NoTriggers, Places, Series, Which
 from .settings import DectrisSettings
 from .simplon import MissingError
 from .stream_v1 import PartsV1
@@ -39,7 +40,18 @@ from .trigger import SoftwareTrigger
 _ABORT_S = 0.3
 _HEADER_S = 0.3  # to wait for the header of a series, for the record
 _REFERENCES = ("dark", "gain", "vacuum_probe")
-_LARGEST_TRIGGERS = 2_000_000_000
+_MOST_FRAMES = 100_000_000  # each is remembered in a byte
+_KEPT = 1 << 20  # places that are worked out once
+
+
+def places_of(command: Scan) -> Callable[[Which], NDArray[np.float64]]:
+    """Return what gives the positions of pixels, (N, 2) [m]: out of a table, unless that would be large."""
+    region, shape = command.region, command.shape
+    if shape[0] * shape[1] <= _KEPT:
+        return region.positions(shape).__getitem__
+    return lambda which: region.positions(
+        shape, np.arange(which.start, which.stop) if isinstance(which, slice) else which
+    )
 
 
 class Dectris:
@@ -141,8 +153,8 @@ class Dectris:
         self._is_ours(command)
         (ny, nx), p = command.shape, self.parameters
         pixels, total = ny * nx, ny * nx * command.frames
-        if total > _LARGEST_TRIGGERS:
-            raise DriverError(f"{total} frames", f"{_LARGEST_TRIGGERS} at most in a series")
+        if total > _MOST_FRAMES:
+            raise DriverError(f"{total} frames", f"{_MOST_FRAMES} at most in a series")
         region = command.region
         step_y, step_x = region.height / ny, region.width / nx
         nav = (
@@ -154,7 +166,7 @@ class Dectris:
             "internal": Timing("ints", total, 1, command.dwell_time, self._exposure),
             "soft": Timing("inte", 1, total, command.dwell_time, self._exposure),
         }[p.trigger]
-        places = Places(pixels, nx, region.positions(command.shape))
+        places = Places(pixels, nx, places_of(command))
         return self._acquire(timing, total, nav, places)
 
     def acquire_reference(self, command: AcquireReference) -> Acquisition:
@@ -198,7 +210,7 @@ class Dectris:
             intake.connect(p.timeout, cancelled.is_set)
             series = self._arm(cancelled)
             intake.expect(series if p.series == "arm" else None)
-            intake.has_header.wait(_HEADER_S)
+            header = intake.wait_for_header(_HEADER_S)
             if cancelled.is_set():
                 raise DriverError("stopped while it was being armed", "scan again")
         except BaseException:
@@ -215,7 +227,7 @@ class Dectris:
             state=self._in_words, triggers=trigger or NoTriggers(),
         )  # fmt: skip
         frames = self._frames(run, trigger.start if trigger else lambda: None, cancelled)
-        told = flat(intake.header.config) if intake.header is not None else {}
+        told = flat(header.config) if header is not None else {}
         settings = {**read, **told, "series": intake.series if intake.series is not None else -1}
         spec = self._spec(sensor, nav, exposure_ns)
         return Acquisition("camera", spec, frames, frame_period_ns=round(timing.period * 1e9), settings=settings)

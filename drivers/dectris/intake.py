@@ -1,6 +1,7 @@
-"""Receives a series on a thread of its own, into a bounded queue, while the pump unpacks and publishes.
+"""Receives a series, and sorts out what is not of it.
 
-ZeroMQ's own thread reads the socket whatever Python does; its queue is bounded too, then TCP makes the DCU wait.
+ZeroMQ's own thread reads the socket into a bounded queue, whatever Python does meanwhile; the pump's thread takes
+from it and unpacks. A thread of ours between the two was measured: handing over took longer than it saved.
 """
 
 from __future__ import annotations
@@ -73,58 +74,9 @@ class Expected:
         return (1 << 20) + self.channels * (largest_packed(self.size) + 3 * largest_packed(4 * pixels))
 
 
-class Queue:
-    """At most `most` items between two threads; one that was full is filled again when half of it is gone."""
-
-    def __init__(self, most: int) -> None:
-        self._items: deque[Any] = deque()
-        self._changed = threading.Condition(threading.Lock())
-        self._most, self._wanted = most, 1
-        self._full = self._waits = self._closed = False
-
-    def put(self, item: Any) -> bool:
-        """Add an item when there is room; False when the queue was closed."""
-        with self._changed:
-            if len(self._items) >= self._most:
-                self._full = True
-                self._changed.wait_for(lambda: not self._full or self._closed)
-            if self._closed:
-                return False
-            self._items.append(item)
-            if self._waits and len(self._items) >= self._wanted:
-                self._changed.notify_all()
-            return True
-
-    def take(self, most: int, seconds: float, least: int = 1) -> list[Any]:
-        """Return up to `most` items, once there are `least` or `seconds` have passed."""
-        items = self._items
-        with self._changed:
-            self._wanted = min(least, self._most)
-            if len(items) < self._wanted and not self._closed:
-                self._waits = True
-                self._changed.wait_for(lambda: len(items) >= self._wanted or self._closed, seconds)
-                self._waits = False
-            taken = [items.popleft() for _ in range(min(most, len(items)))]
-            if self._full and len(items) <= self._most // 2:
-                self._full = False
-                self._changed.notify_all()
-            return taken
-
-    def close(self) -> None:
-        """Let whoever waits go."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """True when nothing comes any more."""
-        return self._closed
-
-
 @dataclass
 class Aside:
-    """What came and is no frame of the series; written by the receiving thread alone."""
+    """What came and is no frame of the series."""
 
     stale: int = 0
     garbage: int = 0
@@ -133,9 +85,9 @@ class Aside:
 
 
 class Intake:
-    """One series: connect, wait until all is quiet, `expect` its number, take from `ready`, close.
+    """One series: connect, `expect` its number once it is armed, take, close.
 
-    now_ns: the host's clock. Raises DriverError where pyzmq is missing.
+    One thread at a time uses it; any may close it. now_ns: the host's clock. Raises DriverError without pyzmq.
     """
 
     def __init__(self, endpoint: str, parser: Parser, expected: Expected, now_ns: Callable[[], int]) -> None:
@@ -143,32 +95,37 @@ class Intake:
             import zmq
         except ImportError:
             raise DriverError("a DECTRIS stream needs pyzmq", "pip install 'probeloop[dectris]'") from None
-        self._zmq: Any = zmq
-        self.ready = Queue(expected.held)
         self.aside = Aside()
         self.header: Header | None = None
-        self.has_header = threading.Event()
+        self.series: int | None = None
+        self._zmq: Any = zmq
         self._endpoint, self._parser = endpoint, parser
         self._expected, self._now_ns = expected, now_ns
         self._digit = str(expected.itemsize)
-        self._series: int | None = None
-        self._connected, self._quiet, self._open = threading.Event(), threading.Event(), threading.Event()
-        self._closing = threading.Event()
+        self._sorted: deque[Item] = deque()
+        self._using = threading.Lock()
+        self._connected = self._open = self._closed = False
         self._no_stream = ""
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._guarded, name="dectris receives", daemon=True)
+        self._context: Any = zmq.Context()
+        self._socket = self._context.socket(zmq.PULL)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVHWM, expected.held)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, expected.largest_message)
+        self._monitor = self._socket.get_monitor_socket()
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
 
     def connect(self, seconds: float, over: Callable[[], bool]) -> None:
         """Connect, and drop what still waits at the DCU; raises DriverError when nothing streams there."""
-        self._thread.start()
+        self._socket.connect(self._endpoint)
         deadline = self._now_ns() + round(seconds * 1e9)
-        while not self._quiet.wait(_QUIET_S) and not over() and self._failure is None and self._now_ns() < deadline:
-            pass
-        if self._failure is not None:
-            raise DriverError(f"the stream at {self._endpoint} can't be read: {self._failure}")
-        if self._quiet.is_set() or over():
+        while not over() and self._now_ns() < deadline:
+            if not self._receive(_QUIET_S) and self._connected:
+                return
+        if over():
             return
-        if not self._connected.is_set():
+        if not self._connected:
             why = self._no_stream or "nothing answers there"
             raise DriverError(f"no stream at {self._endpoint}: {why}", "look at stream_port and at who may reach it")
         raise DriverError(
@@ -177,108 +134,89 @@ class Intake:
 
     def expect(self, series: int | None) -> None:
         """Let frames of this series through; None = of the first that announces itself from now on."""
-        self._series = series
-        self._open.set()
+        self.series, self._open = series, True
 
-    @property
-    def series(self) -> int | None:
-        """The number of the series that is let through."""
-        return self._series
+    def wait_for_header(self, seconds: float) -> Header | None:
+        """Return the header of the series, None when it does not come in time."""
+        deadline = self._now_ns() + round(seconds * 1e9)
+        while self.header is None and self._now_ns() < deadline and len(self._sorted) < self._expected.held:
+            self._receive(_QUIET_S)
+        return self.header
 
-    @property
-    def failure(self) -> Exception | None:
-        """What ended a thread that should not have ended."""
-        return self._failure
+    def take(self, seconds: float) -> Item | None:
+        """Return what came next; None when nothing does within `seconds`, or it is closed."""
+        waiting = self._sorted
+        if not waiting:
+            self._receive(seconds)
+        return waiting.popleft() if waiting else None
 
     def close(self) -> None:
-        """End the thread."""
-        self._closing.set()
-        self._open.set()
-        self.ready.close()
-        if self._thread.ident is not None:
-            self._thread.join(5.0)
+        """Let go of the connection; who is inside `take` gets None."""
+        with self._using:
+            if not self._closed:
+                self._closed = True
+                self._socket.disable_monitor()
+                self._context.destroy(linger=0)
 
-    def _guarded(self) -> None:
-        try:
-            self._receive()
-        except Exception as error:  # whoever waits must be told, whatever it was
-            self._failure = error
-            self.ready.close()
-
-    def _receive(self) -> None:
-        zmq = self._zmq
-        context = zmq.Context()
-        socket = context.socket(zmq.PULL)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RCVHWM, self._expected.held)
-        socket.setsockopt(zmq.MAXMSGSIZE, self._expected.largest_message)
-        monitor = socket.get_monitor_socket()
-        poller = zmq.Poller()
-        poller.register(socket, zmq.POLLIN)
-        poller.register(monitor, zmq.POLLIN)
-        try:
-            socket.connect(self._endpoint)
-            while not self._closing.is_set():
+    def _receive(self, seconds: float) -> bool:
+        """Read messages until one is of the series, or nothing has come for `seconds`; True when anything came."""
+        came = waited = False
+        while not self._sorted:
+            with self._using:
+                if self._closed:
+                    return came
                 try:
-                    parts = socket.recv_multipart(zmq.NOBLOCK)
-                except zmq.Again:
-                    self._idle(poller, socket, monitor)
+                    parts = self._socket.recv_multipart(self._zmq.NOBLOCK)
+                except self._zmq.Again:
+                    if waited or seconds <= 0:
+                        return came
+                    found = dict(self._poller.poll(max(1, round(min(seconds, _SLICE_S) * _MILLI))))
+                    if self._monitor in found:
+                        self._hear()
+                    waited = self._socket not in found
                     continue
-                arrival = self._now_ns()
-                for event in self._parser.feed(parts):
-                    self._sort(event, arrival)
-        finally:
-            socket.disable_monitor()
-            monitor.close(0)
-            context.destroy(linger=0)
+            came, arrival = True, self._now_ns()
+            for event in self._parser.feed(parts):
+                self._sort(event, arrival)
+            if not self._open:
+                return True
+        return came
 
-    def _idle(self, poller: Any, socket: Any, monitor: Any) -> None:
-        """Wait for a message; before the series is open, see that nothing comes any more, and then wait for that."""
-        waiting = self._connected.is_set() and not self._quiet.is_set()
-        found = dict(poller.poll(round((_QUIET_S if waiting else _SLICE_S) * _MILLI)))
-        if monitor in found:
-            self._hear(monitor)
-        elif not found and waiting:
-            self._quiet.set()
-            self._open.wait()
-
-    def _hear(self, monitor: Any) -> None:
+    def _hear(self) -> None:
         from zmq.utils.monitor import recv_monitor_message
 
-        zmq = self._zmq
-        kind = recv_monitor_message(monitor)["event"]
+        kind, zmq = recv_monitor_message(self._monitor)["event"], self._zmq
         if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._connected.set()
+            self._connected = True
         elif kind == zmq.EVENT_CONNECT_RETRIED:
             self._no_stream = self._no_stream or "the connection is refused"
         elif kind == zmq.EVENT_DISCONNECTED or kind in _NO_HANDSHAKE:
-            if self._open.is_set():
-                self.ready.put(Broken())
-            elif not self._connected.is_set():
+            if self._open:
+                self._sorted.append(Broken())
+            elif not self._connected:
                 self._no_stream = "what listens there speaks no ZeroMQ"
 
     def _sort(self, event: Event, arrival: int) -> None:
         """Let through what belongs to the series, count the rest."""
-        aside, is_open = self.aside, self._open.is_set()
-        if is_open and type(event) is Image and event.series == self._series:
-            self.ready.put(self._unfit(event) or Arrived(event, arrival))
+        aside = self.aside
+        if self._open and type(event) is Image and event.series == self.series:
+            self._sorted.append(self._unfit(event) or Arrived(event, arrival))
             return
         if isinstance(event, Garbage):
             aside.garbage += 1
             aside.why = aside.why or event.why
             return
-        if is_open and isinstance(event, Header) and self._series is None and event.series not in aside.series:
-            self._series = event.series
+        if self._open and isinstance(event, Header) and self.series is None and event.series not in aside.series:
+            self.series = event.series
         torn = isinstance(event, Refused) and event.series < 0
-        if not is_open or (event.series != self._series and not torn):
+        if not self._open or (event.series != self.series and not torn):
             aside.stale += isinstance(event, Image | Refused)
             if len(aside.series) < 64:
                 aside.series.add(event.series)
         elif isinstance(event, Header):
             self.header = event
-            self.has_header.set()
-        else:
-            self.ready.put(event)
+        elif not isinstance(event, Image):
+            self._sorted.append(event)
 
     def _unfit(self, image: Image) -> Refused | None:
         for packed in image.channels:

@@ -12,6 +12,7 @@ from probeloop.api import Calibration
 from .settings import DectrisSettings
 
 _LONGEST = 200  # characters of a value
+_OF_THE_MESSAGE = ("type", "series_id")
 
 
 def declared(settings: DectrisSettings) -> tuple[Calibration, ...]:
@@ -37,6 +38,8 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for name, value in config.items():
+        if name in _OF_THE_MESSAGE:
+            continue
         inner = value.items() if isinstance(value, Mapping) else ()
         for key, one in [(str(name), value), *((f"{name}.{below}", each) for below, each in inner)]:
             plain = one.isoformat() if isinstance(one, datetime) else one

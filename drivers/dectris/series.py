@@ -16,21 +16,23 @@ from .decompress import DamagedError, Unpacker
 from .intake import Arrived, Broken, Expected, Intake, Item
 from .messages import End, Image, Refused
 
-BLOCK_S = 2e-3  # a buffer is handed on so long after its first frame
+_BLOCK_NS = 2_000_000  # a buffer is handed on so long after its first frame
 _SLICE_S = 0.05
 _GRACE_S = 0.5  # after the last frame, for the end of the series
 _RECONNECT_S = 2.0
 _REPEATED = int(FrameFlag.PATTERN_REPEAT | FrameFlag.TRIGGER_MISSED)
 _MOST_REASONS = 3
 
+Which = slice | NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class Places:
-    """Where frames belong. pixels: of the map, 0 = none. width: of a line. position: (pixels, 2) [m]."""
+    """Where frames belong. pixels: of the map, 0 = none. width: of a line. position: of some of them, (N, 2) [m]."""
 
     pixels: int = 0
     width: int = 0
-    position: NDArray[np.float64] | None = None
+    position: Callable[[Which], NDArray[np.float64]] | None = None
 
     def line_flags(self) -> NDArray[np.uint16]:
         """Return which pixels begin and which end a line, (pixels,)."""
@@ -127,26 +129,30 @@ class Series:
         numbers: list[int] = []
         arrivals: list[int] = []
         flags: list[int] = []
-        first_ns = 0
-        while len(numbers) < buffer.capacity and not self._is_over(bool(numbers)):
-            room = buffer.capacity - len(numbers)
-            if not numbers:
-                items = self._intake.ready.take(room, _SLICE_S)
-            else:
-                left = first_ns / 1e9 + BLOCK_S - self._clock.now_ns() / 1e9
-                items = self._intake.ready.take(room, left, room) if left > 0 else []
-                if not items:
+        last, capacity, take = self._expected.total - 1, buffer.capacity, self._intake.take
+        until = 0  # [ns] when the buffer is handed on
+        while len(numbers) < capacity:
+            if numbers:
+                if self._highest == last or self._over or self._cancelled.is_set():
                     break
-            for item in items:
-                flag = self._judge(item, buffer, len(numbers))
-                if flag is not None:
-                    numbers.append(item.image.number)
-                    arrivals.append(item.arrival_ns)
-                    flags.append(flag)
-            if items:
+                item = take(0.0) or take((until - self._clock.now_ns()) / 1e9)
+                if item is None:
+                    break
+            else:
+                if self._is_over():
+                    break
+                item = take(_SLICE_S)
+                if item is None:
+                    continue
                 self._heard_ns = self._clock.now_ns()
-                first_ns = first_ns or self._heard_ns
+            flag = self._judge(item, buffer, len(numbers))
+            if flag is not None and isinstance(item, Arrived):
+                numbers.append(item.image.number)
+                arrivals.append(item.arrival_ns)
+                flags.append(flag)
+                until = until or self._heard_ns + _BLOCK_NS
         if numbers:
+            self._heard_ns = self._clock.now_ns()
             self._columns(buffer, numbers, arrivals, flags)
         return len(numbers)
 
@@ -158,7 +164,7 @@ class Series:
             self._refuse(item.number, item.why)
         elif isinstance(item, End):
             self._over = True
-            self._problem = self._problem or self._ended_early()
+            self._problem = self._problem or self._ended_badly()
         elif isinstance(item, Broken):
             self._broken_ns = self._clock.now_ns()
         return None
@@ -203,7 +209,7 @@ class Series:
             buffer.flags[:n] = flags
             return
         first, last = numbers[0], numbers[-1]
-        which: slice | NDArray[np.int64]
+        which: Which
         if last - first == n - 1 and last < places.pixels and not any(flags):  # as it should be: nothing to look up
             which = slice(first, last + 1)
             buffer.scan_index[:n] = range(first, last + 1)
@@ -215,21 +221,19 @@ class Series:
             buffer.scan_index[:n] = np.where(own != 0, -1, which)
             buffer.flags[:n] = own | again | self._line_flags[which]
         if places.position is not None:
-            buffer.position[:n] = places.position[which]
+            buffer.position[:n] = places.position(which)
 
-    def _is_over(self, has_frames: bool) -> bool:
+    def _is_over(self) -> bool:
         """True when nothing more is to be waited for; `_problem` says why that is no good end."""
         if self._over or self._cancelled.is_set():
             return True
-        last_came = self._highest == self._expected.total - 1
-        if has_frames:
-            return last_came
         now = self._clock.now_ns()
         if self._closing_ns:
             if now - self._closing_ns > _GRACE_S * 1e9:
-                self._over, self._problem = True, self._problem or self._ended_early()
+                self._over, self._problem = True, self._problem or self._ended_badly()
             return self._over
         quiet = now - self._heard_ns - self._exposure_ns
+        last_came = self._highest == self._expected.total - 1
         if last_came or (self._triggers.answered and quiet > _GRACE_S * 1e9):
             self._closing_ns = now
             self._ended()  # what is on its way still comes, and the end behind it
@@ -240,10 +244,6 @@ class Series:
         return self._over
 
     def _trouble(self, now: int, quiet: int) -> DriverError | None:
-        if self._intake.failure is not None:
-            return DriverError(
-                f"the stream can't be read: {self._intake.failure}", "report it: this is a fault of ours"
-            )
         if self._triggers.problem is not None:
             return self._triggers.problem
         if self._broken_ns and now - self._broken_ns > _RECONNECT_S * 1e9:
@@ -271,11 +271,17 @@ class Series:
         missing = self._expected.total - 1 - self._highest
         return missing >= (self._places.width or max(1, self._expected.total // 2))
 
-    def _ended_early(self) -> DriverError | None:
-        """Say that the series is over though its last frames are missing."""
+    def _ended_badly(self) -> DriverError | None:
+        """Say that the series is over though its last frames are missing, or hardly any frame could be read."""
         thief = self.another_reader()
         if thief:
             return DriverError(thief, "end the other reader: each message goes to one alone")
+        refused, received = self.counts.refused, self.counts.received
+        if refused > received:
+            first = next((why for why in self._reasons if "refused" in why), "")
+            return DriverError(
+                f"{refused} frames refused, {received} good ones: {first}", "look at the stream's settings"
+            )
         if not self._tail_is_missing:
             return None
         return DriverError(

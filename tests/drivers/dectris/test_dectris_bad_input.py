@@ -13,7 +13,8 @@ import zmq
 from dectris_words import POOL, counts, equal, pumped, scan, settings
 from probeloop.drivers.dectris import Dectris, DectrisSettings
 from probeloop.drivers.dectris.series import stride
-from probeloop.simulators.servers.dectris import DectrisServer, Faults
+from probeloop.simulators.servers.dectris import DectrisServer
+from probeloop.simulators.servers.dectris_sending import Faults
 
 from probeloop.api import DriverError
 from probeloop.bench.peers import free_ports

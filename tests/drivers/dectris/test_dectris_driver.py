@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from dectris_words import FIELD, POOL, counts, equal, pumped, scan, settings
 from probeloop.drivers.dectris import Dectris
-from probeloop.simulators.servers.dectris import DectrisServer, Faults
+from probeloop.simulators.servers.dectris import DectrisServer
+from probeloop.simulators.servers.dectris_sending import Faults
 
 from probeloop.api import AcquireReference, DriverError, FrameFlag, Region, Scan, SetDetector
 from probeloop.testing.check_driver import check_driver
@@ -124,6 +125,24 @@ def test_what_goes_wrong_is_counted_exactly(stream: str) -> None:
             assert np.array_equal(repeats, ~good)
             assert repeats.sum() == len(twice)
         driver.close()
+
+
+def test_several_channels_lead_the_frame() -> None:
+    names = ("threshold_1", "threshold_2")
+    with DectrisServer(POOL, channels=names) as server:
+        driver = Dectris(settings(server, channels=("threshold_2", "threshold_1")))
+        made = driver.scan(scan(2, 3))
+        got = pumped(made)
+        assert [channel.name for channel in made.spec.channels] == ["threshold_2", "threshold_1"]
+        assert got.data.shape == (6, 2, 24, 40)
+        assert all(np.array_equal(got.data[n, c], server.expected(n)) for n in range(6) for c in range(2))
+        driver.close()
+        other = Dectris(settings(server, channels=("difference",)))
+        assert pumped(other.scan(scan(1, 2))).error is not None
+        assert other.read_back()["remark"].startswith(
+            "frame 0 refused: no channel 'difference' in it, only threshold_1"
+        )
+        other.close()
 
 
 @BOTH
