@@ -96,7 +96,7 @@ def test_what_is_missing_is_named_and_the_speed_measured(
 @pytest.mark.parametrize("stream", [pytest.param("v1", marks=pytest.mark.bench), "v2"])
 def test_both_streams_of_dectris_are_measured(stream: Any, tmp_path: Path) -> None:
     if parties.rival("dectris_loop") is None:
-        pytest.skip("no dectris-compression: pip install 'probeloop[dectris]'")
+        pytest.skip("no dectris-compression: pip install 'probeloop[dectris-fast]'")
     found = drivers_dectris.speed(stream, tmp_path, 1, silent(""), 512)
     assert found["x_bare_reader"] > 0
     assert (found["lost"], found["equal"], found["errors"]) == (0, True, [])

@@ -108,9 +108,7 @@ def speed(stream: Stream, folder: Path, rounds: int, tell: Callable[[int, int], 
     """Measure the driver against a bare loop on the same server, in the same rounds; raises ProbeloopError."""
     rival = parties.rival("dectris_loop")
     if rival is None:
-        raise ProbeloopError(
-            "the bare loop dectris_loop.py can't run", "pip install 'probeloop[dectris]', in a checkout"
-        )
+        raise ProbeloopError("the bare loop dectris_loop.py can't run", "pip install 'probeloop[dectris-fast]'")
     source, shape = pool(), (frames // WIDTH, WIDTH)
     accounts: list[Account] = []
     with our_server("dectris", server_arguments(), folder) as ports:
