@@ -24,6 +24,7 @@ from probeloop.api import (
     Result,
     Scan,
     SetAberrations,
+    Settle,
     Unblank,
     assemble,
     empty_map,
@@ -60,12 +61,13 @@ class Loop:
         self.transform = BrightFieldPixels(
             context=Context("bright_field_pixels", 0, CalibrationSet(info.calibrations))
         )
-        self.context = PlanContext(np.random.default_rng(0), info, _no_policy, (TOPIC,))
+        self.info = info
         self.map: np.ndarray = np.zeros(0)
 
     def run(self, plan: Autofocus) -> dict[str, Any]:
         """Run the plan to its end and return its summary."""
-        steps, answer = plan.run(self.context), None
+        context = PlanContext(np.random.default_rng(0), self.info, _no_policy, plan.inputs())
+        steps, answer = plan.run(context), None
         while True:
             try:
                 step = steps.send(answer)
@@ -78,13 +80,15 @@ class Loop:
         match step:
             case Unblank():
                 self.instrument.unblank(step)
-                return Result()
+                return Result(readback=self.instrument.read_back())
             case SetAberrations():
                 clock.wait_until(self.instrument.set_aberrations(step))
-                return Result()
+                return Result(readback=self.instrument.read_back())
+            case Settle():
+                return Result(readback=self.instrument.read_back())
             case Scan():
                 self.scan(step)
-                return Result(topic=TOPIC)
+                return Result(topic=TOPIC, readback=self.instrument.read_back())
             case Reduce():
                 return step.function(self.map)
             case Checkpoint():

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .disc import Disc
 from .kernels import aligned, explained
 
 Array = NDArray[np.float64]
@@ -26,41 +27,18 @@ MISSING = 0.02
 
 
 @dataclass(frozen=True)
-class Disc:
-    """Pixels of the bright-field disc, in the order of the channels of `bright_field_pixels`.
-
-    rows, columns (K,): [px]. kx, ky (K,): angles about the measured centre [rad]. angle: [rad/px].
-    convergence: [rad]. dark: mask of the annular dark field, 2.4 times the convergence angle and more.
-    """
-
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    kx: Array
-    ky: Array
-    angle: float
-    convergence: float
-    dark: NDArray[np.bool_]
-
-    @classmethod
-    def on(cls, shape: tuple[int, int], centre: tuple[float, float], angle: float, convergence: float) -> Disc:
-        """Lay the disc on a camera of `shape`; centre (ky, kx) [px], angle [rad/px], convergence [rad]."""
-        y = (np.arange(shape[0]) - centre[0])[:, None] * angle
-        x = (np.arange(shape[1]) - centre[1])[None, :] * angle
-        radius = np.hypot(y, x)
-        rows, columns = np.nonzero(radius < convergence)
-        return cls(rows, columns, x[0, columns], y[rows, 0], angle, convergence, radius > 2.4 * convergence)
-
-
-@dataclass(frozen=True)
 class Spectra:
     """Scan frequencies of the disc's images.
 
-    values (Q, K) complex64, each image normalised to unit variance per electron. x, y (Q,) [1/m].
+    values (Q, K) complex64, each image normalised to unit variance per electron. x, y (Q,) [1/m]. step, field: of
+    the scan [m].
     """
 
     values: NDArray[np.complex64]
     x: Array
     y: Array
+    step: float
+    field: float
 
 
 @dataclass(frozen=True)
@@ -85,13 +63,20 @@ NOTHING = Estimate(0.0, np.zeros(3), np.full(3, 1.0))
 
 
 def spectra(images: NDArray[Any], step: float) -> Spectra | None:
-    """Return the scan frequencies of a map (ny, nx, K) with scan step [m], or None where too much is missing."""
+    """Return the scan frequencies of a map (ny, nx, K) with scan step [m], or None where too much is missing.
+
+    Each pixel is taken as its share of the disc: a beam that flickers drops out, and what all pixels see alike too.
+    """
     images = np.asarray(images, np.float64)
     missing = ~np.isfinite(images).all(axis=2)
     if missing.mean() > MISSING or not np.nansum(images) > 0:
         return None
-    total = images.sum(axis=2, keepdims=True)  # the beam current drops out
-    images = images / np.where(total > 0, total, 1.0) * np.nanmean(total)
+    total = images.sum(axis=2, keepdims=True)
+    return transformed(images / np.where(total > 0, total, 1.0) * np.nanmean(total), missing, step)
+
+
+def transformed(images: Array, missing: NDArray[np.bool_], step: float) -> Spectra:
+    """Return the scan frequencies of images (ny, nx, K), as they are; missing (ny, nx): counts for nothing."""
     mean = np.nanmean(images, axis=(0, 1), keepdims=True)
     images = np.where(missing[..., None], 0.0, (images - mean) / np.sqrt(np.maximum(mean, 1e-3)))
     ny, nx = images.shape[:2]
@@ -102,23 +87,28 @@ def spectra(images: NDArray[Any], step: float) -> Spectra | None:
     y, x = np.broadcast_arrays(np.fft.fftfreq(ny, step)[:, None], np.fft.fftfreq(nx, step)[None, :])
     half = (y > 0) | ((y == 0) & (x > 0))
     half &= np.hypot(x, y) > 1.5 / (min(nx, ny) * step)
-    return Spectra(whole[half].astype(np.complex64), x[half], y[half])
+    return Spectra(whole[half].astype(np.complex64), x[half], y[half], step, min(ny, nx) * step)
 
 
-def far(
-    data: Spectra, disc: Disc, reach: float = 400e-9, astigmatism: float = 80e-9, step: float = 16e-9
-) -> Estimate:
-    """Estimate from the shifts between the images of neighbouring pixels: any defocus up to `reach` [m]."""
+def far(data: Spectra, disc: Disc) -> Estimate:
+    """Estimate from the shifts between the images of neighbouring pixels: any defocus whose shifts are a few steps.
+
+    The finer the scan, the steeper the hill and the shorter the reach: a quarter of a scan step between neighbours
+    is a step of the search, 25 of them the reach of C10, 5 that of the astigmatism (0.15 nm and 2.35 mrad: 400 nm
+    and 80 nm in steps of 16 nm).
+    """
+    unit = 0.25 * data.step / disc.pitch
     near = _cross_spectra(data, disc, 2)
-    c10 = np.arange(-reach, reach + step / 2, step)
-    c12 = np.arange(-astigmatism, astigmatism + step / 2, step)
+    most = min(25, int(data.field / 3 / (unit * disc.pitch)))  # more than a third of the field: nothing in common
+    c10 = np.arange(-most, most + 1) * unit
+    c12 = np.arange(-5, 6) * unit
     grid = np.stack(np.meshgrid(c10, c12, c12, indexing="ij"), axis=-1).reshape(-1, 3)
     scores = np.array([near(each).sum() for each in grid])
-    value = _climb(near, grid[int(np.argmax(scores))], step / 2)
+    value = climb(near, grid[int(np.argmax(scores))], unit / 2)
     significance = float(near(value).sum())
     wide = _cross_spectra(data, disc, 4)
-    value = _climb(wide, value, step / 8)
-    return Estimate(significance, value, _errors(wide, value, 0.5e-9))
+    value = climb(wide, value, unit / 8)
+    return Estimate(significance, value, errors(wide, value, unit / 32))
 
 
 def close(data: Spectra, disc: Disc, wavelength: float, reach: float = 24e-9, step: float = 4e-9) -> Estimate:
@@ -132,10 +122,10 @@ def close(data: Spectra, disc: Disc, wavelength: float, reach: float = 24e-9, st
     c12 = np.arange(-0.4 * reach, 0.4 * reach + step / 2, step)
     grid = np.stack(np.meshgrid(c10, c12, c12, indexing="ij"), axis=-1).reshape(-1, 3)
     scores = np.array([quick(each).sum() for each in grid])
-    value = _climb(fit, grid[int(np.argmax(scores))], step / 2)
+    value = climb(fit, grid[int(np.argmax(scores))], step / 2)
     each = fit(value)
     significance = float((each.sum() - each.size) / np.sqrt(each.size))
-    return Estimate(significance, value, _errors(fit, value, 0.1e-9))
+    return Estimate(significance, value, errors(fit, value, 0.1e-9))
 
 
 def contrast(dark: NDArray[Any], total: NDArray[Any]) -> tuple[float, float]:
@@ -166,7 +156,7 @@ def _cross_spectra(data: Spectra, disc: Disc, reach: int) -> Score:
             first, second = np.array(ours).T
             product = (data.values[:, second] * data.values[:, first].conj()).sum(axis=1)
             pairs.append(product / power / np.sqrt(len(ours)))
-            offsets.append((dx * disc.angle, dy * disc.angle))
+            offsets.append((dx * disc.pitch, dy * disc.pitch))
     cross = np.array(pairs)
     cross *= np.sqrt(2 / cross.size)
     re, im, offset = np.ascontiguousarray(cross.real), np.ascontiguousarray(cross.imag), np.array(offsets)
@@ -194,7 +184,7 @@ class _Interference:
         return out
 
 
-def _climb(score: Score, start: Array, step: float) -> Array:
+def climb(score: Score, start: Array, step: float) -> Array:
     """Return the top of the hill that `start` is on [m]."""
     simplex = np.vstack([np.zeros(3), np.eye(3)])
     options = {"initial_simplex": start / step + simplex, "xatol": 1e-3, "fatol": 1e-6, "maxfev": 400}
@@ -204,7 +194,7 @@ def _climb(score: Score, start: Array, step: float) -> Array:
     return np.asarray(found.x * step)
 
 
-def _errors(score: Score, value: Array, step: float) -> Array:
+def errors(score: Score, value: Array, step: float) -> Array:
     """Return the standard errors at a maximum [m]: the sandwich H^-1 (sum g g') H^-1."""
     middle = score(value)
     unit = np.eye(3) * step

@@ -1,4 +1,4 @@
-"""The two sums that autofocus climbs on, for one trial lens."""
+"""The three sums that autofocus climbs on, for one trial lens."""
 
 from __future__ import annotations
 
@@ -67,4 +67,29 @@ def explained(values: Any, q: Any, k: Any, convergence: Any, lens: Any, out: Any
         re = (minus_re * cosine - minus_im * sine) - (plus_re * cosine + plus_im * sine)
         im = (minus_re * sine + minus_im * cosine) - (plus_im * cosine - plus_re * sine)
         share = min(0.999, (re * re + im * im) / (norm * power))
+        out[i] = -number * math.log(1.0 - share)
+
+
+@nb.njit(nogil=True, cache=True)
+def shifted(values: Any, q: Any, k: Any, lens: Any, out: Any) -> None:
+    """Write -K log(1 - R^2) of one image, shifted in every pixel by H k, into `out` (Q,).
+
+    values (Q, K). q (2, Q): (x, y) [1/m]. k (2, K): (x, y) [rad]. lens: (C10, C12a, C12b) [m].
+    """
+    number = values.shape[1]
+    for i in range(values.shape[0]):
+        x = 2 * math.pi * ((lens[0] + lens[1]) * q[0, i] + lens[2] * q[1, i])
+        y = 2 * math.pi * (lens[2] * q[0, i] + (lens[0] - lens[1]) * q[1, i])
+        re = im = power = 0.0
+        for j in range(number):
+            phase = x * k[0, j] + y * k[1, j]
+            cosine, sine = math.cos(phase), math.sin(phase)
+            value = values[i, j]
+            re += value.real * cosine + value.imag * sine
+            im += value.imag * cosine - value.real * sine
+            power += value.real * value.real + value.imag * value.imag
+        if power == 0.0:
+            out[i] = 0.0
+            continue
+        share = min(1.0 - 1e-9, (re * re + im * im) / (number * power))
         out[i] = -number * math.log(1.0 - share)

@@ -1,33 +1,20 @@
-"""The pixels of the bright-field disc as one value each, and the dark field: what autofocus looks at."""
+"""The bright-field disc as some hundred values, and the dark field: what autofocus looks at."""
 
 from __future__ import annotations
 
 import msgspec
 import numpy as np
 
-from probeloop.api import (
-    CalibrationSet,
-    Channel,
-    DetectorGeometry,
-    FrameBlock,
-    FrameTransform,
-    Outputs,
-    StreamSpec,
-)
+from probeloop.api import Channel, DetectorGeometry, FrameBlock, FrameTransform, Outputs, StreamSpec
 
-from .estimate import Disc
-
-
-def calibrated_disc(calibrations: CalibrationSet, shape: tuple[int, int], who: str) -> Disc:
-    """Return the disc on a camera of `shape`; raises CalibrationError for a calibration that is not there."""
-    centre = calibrations.require("pattern_centre", who).value
-    angle = calibrations.require("detector_scale", who).value[0]
-    convergence = calibrations.require("convergence_angle", who).value[0]
-    return Disc.on(shape, (centre[0], centre[1]), angle, convergence)
+from .disc import Disc, calibrated_disc
 
 
 class BrightFieldPixels(FrameTransform):
-    """Electrons in every pixel of the bright-field disc, in the annular dark field, and on the whole camera."""
+    """Electrons in every pixel of the bright-field disc, in the annular dark field, and on the whole camera.
+
+    Where the disc is wider than about 30 pixels, squares of pixels are summed: see `Disc`.
+    """
 
     _disc: Disc | None = None
 
@@ -38,7 +25,6 @@ class BrightFieldPixels(FrameTransform):
         names = [f"y{y}x{x}" for y, x in zip(disc.rows, disc.columns, strict=True)]
         channels = tuple(Channel(name, "intensity", spec.units) for name in (*names, "dark_field", "total"))
         self._disc = disc
-        self._bright = disc.rows * shape[1] + disc.columns
         self._dark = np.flatnonzero(disc.dark.ravel())
         return {
             "pixels": msgspec.structs.replace(
@@ -48,9 +34,12 @@ class BrightFieldPixels(FrameTransform):
 
     def process(self, block: FrameBlock) -> Outputs:
         """Return (N, K + 2)."""
-        frames = block.data.reshape(block.count, -1)
-        made = np.empty((block.count, self._bright.size + 2), np.float32)
-        made[:, :-2] = frames[:, self._bright]
+        assert self._disc is not None
+        frames, pixels = block.data.reshape(block.count, -1), self._disc.pixels
+        made = np.empty((block.count, len(pixels) + 2), np.float32)
+        made[:, :-2] = frames[:, pixels[:, 0]]
+        for more in pixels[:, 1:].T:
+            made[:, :-2] += frames[:, more]
         made[:, -2] = frames[:, self._dark].sum(axis=1)
         made[:, -1] = frames.sum(axis=1)
         return {"pixels": made}

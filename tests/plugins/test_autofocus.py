@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from probeloop.plugins.autofocus import Autofocus, BrightFieldPixels
 from probeloop.plugins.autofocus.commands import TOPIC, Loop, attainable
-from probeloop.plugins.autofocus.estimate import Disc, Estimate, close, contrast, far, spectra
+from probeloop.plugins.autofocus.disc import Disc
+from probeloop.plugins.autofocus.estimate import Estimate, close, contrast, far, spectra
 from probeloop.plugins.autofocus.kernels import aligned, explained
+from probeloop.plugins.autofocus.reading import Seen
 from probeloop.simulators.stem import StemSettings, StemSimulator
 
 from probeloop.data.aberrations import strehl, wavelength
@@ -141,6 +143,8 @@ def test_the_plan_focuses_a_column_with_cross_talk() -> None:
     assert summary["succeeded"], summary["message"]
     assert strehl(start, LAMBDA, 25e-3) < 0.05
     assert strehl(end, LAMBDA, 25e-3) > 0.9 * best
+    assert summary["world"] == "waves"
+    assert summary["read_back_confirmed"]
     assert summary["applied_m"]["C10"] == pytest.approx(stem.read_back()["C10"], abs=1e-15)
 
 
@@ -187,14 +191,14 @@ def answers(estimates: list[tuple[float, ...]]) -> tuple[list[Any], dict[str, An
         except StopIteration as end:
             return steps, end.value
         steps.append(step)
-        answer = Result() if isinstance(step, Scan | SetAberrations) else None
+        answer = Result() if isinstance(step, Unblank | Scan | SetAberrations) else None
         if isinstance(step, Reduce):
             answer = estimates.pop(0)
 
 
 def told(c10: float, sigma: float, significance: float = 100.0, contrast: float = 1.0) -> tuple[float, ...]:
     value = np.array([c10, 0.0, 0.0]) * 1e-9
-    return (*Estimate(significance, value, np.full(3, sigma * 1e-9)).flat(), contrast, 0.01)
+    return Seen("waves", Estimate(significance, value, np.full(3, sigma * 1e-9)), (contrast, 0.01)).flat()
 
 
 def test_only_what_exceeds_twice_its_error_is_corrected() -> None:
