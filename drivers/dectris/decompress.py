@@ -1,7 +1,7 @@
 """Unpacks frames: bit shuffle with LZ4, and LZ4, in the framing of their HDF5 filters or as a bare block.
 
 Lengths are held against each other before anything is unpacked, and it is unpacked to where it belongs: the memory
-that the pump lends. The interpreter's lock is let go meanwhile, so that the receiving thread goes on. By
+that the pump lends, with the interpreter let go. By
 dectris-compression where it is installed, else by our own kernels, at a tenth of its speed.
 Formats: bitshuffle's bshuf_h5filter.c, HDF5's LZ4 filter, the LZ4 block format.
 """

@@ -114,7 +114,8 @@ class Series:
     def frames(self, begin: Callable[[], None]) -> Generator[int, FrameBuffer, None]:
         """Fill buffers until the series is over; begin(): is called with the first one."""
         buffer = yield 0
-        begin()
+        if not self._cancelled.is_set():
+            begin()
         self._heard_ns = self._clock.now_ns()
         while True:
             n = self._fill(buffer)
