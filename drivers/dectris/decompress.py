@@ -1,8 +1,8 @@
 """Unpacks frames: bit shuffle with LZ4, and LZ4, in the framing of their HDF5 filters or as a bare block.
 
 Lengths are held against each other before anything is unpacked, and it is unpacked to where it belongs: the memory
-that the pump lends. The interpreter's lock is let go meanwhile, so that the receiving thread goes on. By
-dectris-compression where it is installed, else by our own kernels, at a tenth of its speed.
+that the pump lends, with the interpreter let go. By dectris-compression where it is installed, else by our own
+kernels, at a tenth of its speed.
 Formats: bitshuffle's bshuf_h5filter.c, HDF5's LZ4 filter, the LZ4 block format.
 """
 
@@ -57,11 +57,11 @@ class Unpacker:
                 self._in_place = _c_function(compression.__file__) if way != "library" else None
         self.way: Way = "in_place" if self._in_place else "library" if self._decompress else "kernels"
 
-    def unpack(self, packed: Packed, out: NDArray[Any], md5: str = "") -> None:
+    def unpack(self, packed: Packed, out: NDArray[Any], md5: str = "", address: int = 0) -> None:
         """Write the pixels of a frame into `out` (height, width), contiguous, in this host's byte order.
 
-        md5: of the packed data, hexadecimal, "" = none to hold it against. Raises DamagedError; `out` holds anything
-        then.
+        md5: of the packed data, hexadecimal, "" = none to hold it against. address: of `out`, 0 = not known. Raises
+        DamagedError; `out` holds anything then.
         """
         data, size = packed.data, out.nbytes
         if md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
@@ -76,11 +76,11 @@ class Unpacker:
         if packed.algorithm == "raw_lz4":
             _bare(data, out)
         else:
-            self._framed(packed, out, size)
+            self._framed(packed, out, size, address)
         if packed.dtype[0] == ">":
             out.byteswap(inplace=True)
 
-    def _framed(self, packed: Packed, out: NDArray[Any], size: int) -> None:
+    def _framed(self, packed: Packed, out: NDArray[Any], size: int, address: int) -> None:
         data, algorithm = packed.data, packed.algorithm
         if len(data) < FRAMING.size:
             raise DamagedError(f"{len(data)} bytes are shorter than its framing")
@@ -91,7 +91,8 @@ class Unpacker:
         if not 0 < block <= max(size, _LARGEST_BLOCK) or block % unit:
             raise DamagedError(f"blocks of {block} bytes, in a frame of {size}")
         if self._in_place is not None:
-            done = self._in_place(_NUMBER[algorithm], out.ctypes.data, size, data, len(data), packed.element)
+            where = address or out.ctypes.data
+            done = self._in_place(_NUMBER[algorithm], where, size, data, len(data), packed.element)
             if done != size:
                 raise DamagedError("its compressed blocks are damaged")
             return

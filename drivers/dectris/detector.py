@@ -106,6 +106,13 @@ class Detector:
             values["stream_dropped"] = dropped.value
         return values
 
+    def frame_time(self) -> float:
+        """Return how long a frame takes now [s]."""
+        value = self.simplon.get("config", "frame_time").value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 3600:
+            raise DriverError(f"{self.simplon} has a frame time of {value!r}", "set frame_time at the DCU")
+        return float(value)
+
     def frame_times(self) -> tuple[float, float]:
         """Return the shortest and the longest frame [s]."""
         found = self.simplon.find("config", "frame_time")

@@ -130,9 +130,7 @@ class Dectris:
         trigger = self._trigger
         if trigger is not None:
             trigger.cancel()
-        with contextlib.suppress(DriverError):  # a DCU that is gone takes no frames either
-            self._detector.abort(_ABORT_S)
-        self._armed = False
+        self._abort()
 
     def close(self) -> None:
         """End what is running, and let go."""
@@ -173,7 +171,7 @@ class Dectris:
         """Take frames that stand for no pixel, on a software trigger, whatever triggers a scan."""
         if command.kind not in _REFERENCES:
             raise DriverError(f"a detector alone takes no {command.kind} reference", ", ".join(_REFERENCES))
-        period = self._detector.simplon.get("config", "frame_time").value
+        period = self._detector.frame_time()
         if self._exposure is not None:
             period = max(period, self._exposure + self._detector.readout_time)
         return self._acquire(Timing("ints", command.frames, 1, period, self._exposure), command.frames, (), Places())
@@ -199,12 +197,14 @@ class Dectris:
         with self._lock:
             self._cancelled = cancelled = threading.Event()
         self._end()
+        if self._armed:  # by an acquisition that nobody took
+            self._abort()
         detector.wake()
         detector.prepare(timing)
         self._sensor = sensor = detector.sensor()
         expected = Expected(sensor.shape, sensor.bits // 8, len(p.channels), total)
         read = {**detector.read(), "masked_value": 2**sensor.bits - 1, "stream": p.stream}
-        exposure_ns = round(read.get("exposure", timing.period) * 1e9)
+        exposure_ns = round(float(read.get("exposure", timing.period)) * 1e9)
         self._intake = intake = self._make_intake(expected)
         try:
             intake.connect(p.timeout, cancelled.is_set)
@@ -215,6 +215,8 @@ class Dectris:
                 raise DriverError("stopped while it was being armed", "scan again")
         except BaseException:
             self._end()
+            if self._armed:
+                self._abort()
             raise
         trigger = None
         if timing.mode in ("ints", "inte"):
@@ -226,22 +228,24 @@ class Dectris:
             exposure_ns=exposure_ns, silence=p.silence, cancelled=cancelled, ended=self._disarm,
             state=self._in_words, triggers=trigger or NoTriggers(),
         )  # fmt: skip
-        frames = self._frames(run, trigger.start if trigger else lambda: None, cancelled)
+        frames = self._frames(run, intake, trigger.start if trigger else lambda: None, cancelled)
         told = flat(header.config) if header is not None else {}
         settings = {**read, **told, "series": intake.series if intake.series is not None else -1}
         spec = self._spec(sensor, nav, exposure_ns)
         return Acquisition("camera", spec, frames, frame_period_ns=round(timing.period * 1e9), settings=settings)
 
-    def _frames(self, run: Series, begin: Any, cancelled: threading.Event) -> Generator[int, FrameBuffer, None]:
+    def _frames(
+        self, run: Series, intake: Intake, begin: Callable[[], None], cancelled: threading.Event
+    ) -> Generator[int, FrameBuffer, None]:
         try:
             yield from run.frames(begin)
         finally:
-            if not run.in_order and not cancelled.is_set():
-                with contextlib.suppress(DriverError):
-                    self._detector.abort(_ABORT_S)
-            self._armed = False
-            self._end()
-            self._counts = run.settle()
+            if self._intake is intake:  # else another series has begun, which is none of our business
+                if not run.in_order and not cancelled.is_set():
+                    self._abort()
+                self._armed = False
+                self._end()
+                self._counts = run.settle()
 
     def _arm(self, cancelled: threading.Event) -> int:
         """Arm; return the number of the series. Nothing is left armed when it was stopped meanwhile."""
@@ -254,13 +258,18 @@ class Dectris:
         self._armed = True
         return series
 
+    def _abort(self) -> None:
+        with contextlib.suppress(DriverError):  # a DCU that is gone takes no frames either
+            self._detector.abort(_ABORT_S)
+        self._armed = False
+
     def _disarm(self) -> None:
         with contextlib.suppress(DriverError):  # all frames are there
             self._detector.simplon.command("disarm")
         self._armed = False
 
     def _end(self) -> None:
-        """End the threads of a series."""
+        """Let go of a series: its triggers and its connection."""
         trigger, self._trigger = self._trigger, None
         if trigger is not None:
             trigger.end()
@@ -270,9 +279,11 @@ class Dectris:
 
     def _make_intake(self, expected: Expected) -> Intake:
         p = self.parameters
-        parser: Parser = MessagesV2(p.channels)
+        parser: Parser
         if p.stream == "v1":
             parser = PartsV1(self._detector.appendices(), p.verify)
+        else:
+            parser = MessagesV2(p.channels)
         return Intake(f"tcp://{p.host}:{p.port}", parser, expected, self.clock.now_ns)
 
     def _in_words(self) -> str:

@@ -23,6 +23,7 @@ HELD = 64 << 20  # [bytes] of frames that a queue holds
 _QUIET_S = 0.02  # without a message, before a series is armed
 _SLICE_S = 0.02
 _MILLI = 1000
+_PAUSE_MS = 2  # without a message, after which the frames that are there are handed on
 _NO_HANDSHAKE = (0x0800, 0x2000, 0x4000)  # ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL, _PROTOCOL, _AUTH
 
 
@@ -109,6 +110,7 @@ class Intake:
         self._context: Any = zmq.Context()
         self._socket = self._context.socket(zmq.PULL)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVTIMEO, _PAUSE_MS)
         self._socket.setsockopt(zmq.RCVHWM, expected.held)
         self._socket.setsockopt(zmq.MAXMSGSIZE, expected.largest_message)
         self._monitor = self._socket.get_monitor_socket()
@@ -143,11 +145,11 @@ class Intake:
             self._receive(_QUIET_S)
         return self.header
 
-    def take(self, seconds: float) -> Item | None:
-        """Return what came next; None when nothing does within `seconds`, or it is closed."""
+    def take(self, *, wait: bool) -> Item | None:
+        """Return what came next; None when nothing does within 2 ms, or 20 if it is to `wait`, or it is closed."""
         waiting = self._sorted
         if not waiting:
-            self._receive(seconds)
+            self._receive(_SLICE_S if wait else 0.0)
         return waiting.popleft() if waiting else None
 
     def close(self) -> None:
@@ -159,21 +161,21 @@ class Intake:
                 self._context.destroy(linger=0)
 
     def _receive(self, seconds: float) -> bool:
-        """Read messages until one is of the series, or nothing has come for `seconds`; True when anything came."""
-        came = waited = False
+        """Read messages until one is of the series, or none has come for 2 ms and `seconds`; True when any came."""
+        came = polled = False
         while not self._sorted:
             with self._using:
                 if self._closed:
                     return came
                 try:
-                    parts = self._socket.recv_multipart(self._zmq.NOBLOCK)
+                    parts = self._socket.recv_multipart()
                 except self._zmq.Again:
-                    if waited or seconds <= 0:
+                    if polled or not seconds:
                         return came
-                    found = dict(self._poller.poll(max(1, round(min(seconds, _SLICE_S) * _MILLI))))
+                    found = dict(self._poller.poll(round(seconds * _MILLI)))
                     if self._monitor in found:
                         self._hear()
-                    waited = self._socket not in found
+                    polled = self._socket not in found
                     continue
             came, arrival = True, self._now_ns()
             for event in self._parser.feed(parts):

@@ -114,7 +114,8 @@ class Series:
     def frames(self, begin: Callable[[], None]) -> Generator[int, FrameBuffer, None]:
         """Fill buffers until the series is over; begin(): is called with the first one."""
         buffer = yield 0
-        begin()
+        if not self._cancelled.is_set():
+            begin()
         self._heard_ns = self._clock.now_ns()
         while True:
             n = self._fill(buffer)
@@ -130,36 +131,39 @@ class Series:
         arrivals: list[int] = []
         flags: list[int] = []
         last, capacity, take = self._expected.total - 1, buffer.capacity, self._intake.take
-        until = 0  # [ns] when the buffer is handed on
+        frame, stride, first_ns = buffer.data.ctypes.data, self._expected.size * self._expected.channels, 0
         while len(numbers) < capacity:
             if numbers:
                 if self._highest == last or self._over or self._cancelled.is_set():
                     break
-                item = take(0.0) or take((until - self._clock.now_ns()) / 1e9)
+                item = take(wait=False)
                 if item is None:
                     break
             else:
                 if self._is_over():
                     break
-                item = take(_SLICE_S)
+                item = take(wait=True)
                 if item is None:
                     continue
-                self._heard_ns = self._clock.now_ns()
-            flag = self._judge(item, buffer, len(numbers))
-            if flag is not None and isinstance(item, Arrived):
-                numbers.append(item.image.number)
-                arrivals.append(item.arrival_ns)
-                flags.append(flag)
-                until = until or self._heard_ns + _BLOCK_NS
+                first_ns = self._heard_ns = self._clock.now_ns()
+            row = len(numbers)
+            flag = self._judge(item, buffer, row, frame + row * stride)
+            if flag is None or not isinstance(item, Arrived):
+                continue
+            numbers.append(item.image.number)
+            arrivals.append(item.arrival_ns)
+            flags.append(flag)
+            if item.arrival_ns - first_ns > _BLOCK_NS:
+                break
         if numbers:
             self._heard_ns = self._clock.now_ns()
             self._columns(buffer, numbers, arrivals, flags)
         return len(numbers)
 
-    def _judge(self, item: Item, buffer: FrameBuffer, row: int) -> int | None:
-        """Count an item, and unpack a frame into its row; return its flags, None for what is not handed on."""
+    def _judge(self, item: Item, buffer: FrameBuffer, row: int, address: int) -> int | None:
+        """Count an item, and unpack a frame into its row, at `address`; return its flags, None = not handed on."""
         if isinstance(item, Arrived):
-            return self._take(item.image, buffer, row)
+            return self._take(item.image, buffer, row, address)
         if isinstance(item, Refused):
             self._refuse(item.number, item.why)
         elif isinstance(item, End):
@@ -169,7 +173,7 @@ class Series:
             self._broken_ns = self._clock.now_ns()
         return None
 
-    def _take(self, image: Image, buffer: FrameBuffer, row: int) -> int | None:
+    def _take(self, image: Image, buffer: FrameBuffer, row: int, address: int) -> int | None:
         counts, number = self.counts, image.number
         if number >= self._expected.total:
             counts.beyond += 1
@@ -177,7 +181,7 @@ class Series:
             return None
         try:
             if len(image.channels) == 1:
-                self._unpacker.unpack(image.channels[0], buffer.data[row], image.md5)
+                self._unpacker.unpack(image.channels[0], buffer.data[row], image.md5, address)
             else:
                 for packed, out in zip(image.channels, buffer.data[row], strict=True):
                     self._unpacker.unpack(packed, out)

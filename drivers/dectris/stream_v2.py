@@ -15,6 +15,7 @@ from probeloop.api import DriverError
 from .messages import End, Event, Garbage, Header, Image, Packed, Refused
 
 _ARRAY, _PACKED = 40, 56500
+_LISTS, _MAPS = (list, tuple), (dict, Mapping)  # dict first: to ask the abstract one takes 10 times as long
 _DTYPES = {64: "<u1", 65: ">u2", 66: ">u4", 69: "<u2", 70: "<u4"}
 
 
@@ -41,7 +42,7 @@ class MessagesV2:
             message = self._loads(part)
         except Exception as error:  # what a decoder raises for bytes that lie differs between its versions
             return Garbage(f"{len(part)} bytes that are no CBOR ({type(error).__name__})")
-        if not isinstance(message, Mapping):
+        if not isinstance(message, _MAPS):
             return Garbage(f"{len(part)} bytes of CBOR that are no message")
         series, kind = _number(message.get("series_id")), message.get("type")
         if kind == "image":
@@ -52,7 +53,7 @@ class MessagesV2:
 
     def _image(self, message: Mapping[str, Any], series: int) -> Event:
         number, data = _number(message.get("image_id")), message.get("data")
-        if not isinstance(data, Mapping):
+        if not isinstance(data, _MAPS):
             return Refused(series, number, "it carries no data")
         packed = []
         for channel in self._channels:
@@ -75,7 +76,7 @@ def _packed(array: Any) -> Packed | str:
     data, algorithm, element = typed.value, "none", int(dtype[2])
     if getattr(data, "tag", -1) == _PACKED:
         inside = data.value
-        if not isinstance(inside, Sequence) or len(inside) != 3:
+        if not isinstance(inside, _LISTS) or len(inside) != 3:
             return "its data are packed in no known way"
         algorithm, element, data = inside
         if algorithm == "lz4":
@@ -89,13 +90,14 @@ def _packed(array: Any) -> Packed | str:
 
 def _pair(array: Any) -> tuple[tuple[int, int] | None, Any]:
     value = getattr(array, "value", None) if getattr(array, "tag", -1) == _ARRAY else None
-    if not isinstance(value, Sequence) or len(value) != 2:
+    if not isinstance(value, _LISTS) or len(value) != 2:
         return None, None
     dims = value[0]
-    if not isinstance(dims, Sequence) or len(dims) != 2 or any(_number(size) < 1 for size in dims):
+    if not isinstance(dims, _LISTS) or len(dims) != 2:
         return None, None
-    return (dims[0], dims[1]), value[1]
+    height, width = _number(dims[0]), _number(dims[1])
+    return ((height, width), value[1]) if height > 0 and width > 0 else (None, None)
 
 
 def _number(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+    return value if type(value) is int else -1

@@ -16,7 +16,7 @@ from probeloop.drivers.dectris.series import stride
 from probeloop.simulators.servers.dectris import DectrisServer
 from probeloop.simulators.servers.dectris_sending import Faults
 
-from probeloop.api import DriverError
+from probeloop.api import DriverError, FrameBuffer
 from probeloop.bench.peers import free_ports
 from probeloop.data.settings import convert
 
@@ -264,6 +264,23 @@ def test_frames_of_a_series_that_is_over_are_dropped() -> None:
         assert got.error is None
         assert equal(got, server)
         assert counts(driver)["received"] == 12
+        driver.close()
+
+
+def test_an_acquisition_that_nobody_takes_is_in_nobodys_way() -> None:
+    with DectrisServer(POOL, rate=500) as server:
+        driver = Dectris(settings(server, trigger="external"))
+        driver.scan(scan(3, 4))  # its frames are never asked for
+        begun = driver.scan(scan(5, 6))
+        next(begun.frames)
+        begun.frames.send(FrameBuffer.allocate(begun.spec, 1))
+        made = driver.scan(scan(3, 4))
+        begun.frames.close()  # ends late, and leaves the next one alone
+        got = pumped(made)
+        assert got.error is None
+        assert equal(got, server)
+        assert counts(driver) == {"received": 12}
+        works_again(driver, server)
         driver.close()
 
 
