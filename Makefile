@@ -1,6 +1,7 @@
 # make demo and make test need python3 (3.11 or newer) with venv, git and make; they set up what else is missing.
 # VENV=DIR   another place for the environment      PYTHON=python3.12   another interpreter
 # DEMO="stem --headless --seconds 30"               TESTS="tests/data -x"
+# PROBELOOP_PEERS=DIR   another place than .peers for what make peers makes
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ROOMS := src plugins drivers simulators gui
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format setup wheel clean
+.PHONY: help demo test lint format setup peers wheel clean
 
 help: ## say what there is
 	@awk -F ' ?## ' '/^[a-z]+:.*## / {sub(/:.*/, "", $$1); printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,9 @@ format: $(VENV)/ready-to-develop ## rewrite the sources in the one format
 	@$(BIN)/ruff check --quiet --fix-only .
 
 setup: $(VENV)/ready-to-develop ## only install what the others need
+
+peers: ## environments of their own for the programs that drivers are tested against (once; some minutes)
+	@PYTHON=$(PYTHON) .ci/peers
 
 wheel: $(VENV)/ready-to-develop ## build dist/*.whl
 	@rm -rf build  # a stale build/ ships deleted files

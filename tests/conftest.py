@@ -31,7 +31,9 @@ import hypothesis
 import psutil
 import pytest
 
-OFF_BY_DEFAULT = ("bench", "chaos", "hardware", "netns", "peers", "soak")
+from probeloop.bench.peers import missing
+
+OFF_BY_DEFAULT = ("bench", "chaos", "hardware", "netns", "soak")
 MARK = "PROBELOOP_TEST_RUN"
 GRACE = 2.0  # [s] for what is just ending
 SHARED_MEMORY = Path("/dev/shm")
@@ -45,7 +47,14 @@ hypothesis.settings.load_profile("probeloop")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is off by default, unless -m chooses."""
+    """Leave out what is off by default, unless -m chooses; skip by name what needs a peer that is not there."""
+    for item in items:
+        for mark in item.iter_markers("peers"):
+            if not mark.args:
+                raise pytest.UsageError(f"{item.nodeid}: the marker peers names its environments: peers('tickit')")
+            reason = "; ".join(filter(None, map(missing, mark.args)))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
     if config.option.markexpr:
         return
     off = [item for item in items if any(item.get_closest_marker(name) for name in OFF_BY_DEFAULT)]

@@ -69,6 +69,9 @@ class Merlin:
             self._control.close()
             raise
         self._depth = int(depth) if depth in _DEPTHS else 12
+        warm_up(
+            dtype_of(self._depth)
+        )  # a second or more in a new process: not while a STOP may wait for a scan's arming
         self._exposure: float | None = None
         self._period = 1e-3
         self._cancelled = threading.Event()
@@ -114,6 +117,7 @@ class Merlin:
         not tell is left out; acquiring is None where it can't be asked.
         """
         values: dict[str, Any] = {"connected": True, "acquiring": self._running}
+        values["trigger"] = self.parameters.trigger
         try:
             status = self._control.status()
             if status is not None:
@@ -155,6 +159,7 @@ class Merlin:
             raise DriverError(f"a Merlin has no counter of {depth} bits", "1, 6, 12 or 24")
         self._end()
         if depth is not None:
+            warm_up(dtype_of(depth))
             self._control.set("COUNTERDEPTH", depth)
             self._depth = depth
         if command.exposure is not None:

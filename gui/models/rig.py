@@ -162,8 +162,7 @@ class Rig:
         self.modality = str(info.get("modality", self.modality))
         self.commands = tuple(info.get("commands", self.commands))
         self.limits = _table(state, "limits") or _table(info, "limits") or self.limits
-        if "safe_state" in info:
-            self.safe_state = ", then ".join(_command_name(each) for each in info["safe_state"]) or "none"
+        self.safe_state = str(state.get("safe_words", self.safe_state))
         calibrations = state.get("calibrations", info.get("calibrations", ()))
         self.calibrations |= {each["kind"]: each for each in calibrations if isinstance(each, Mapping)}
         gate = _table(state, "gate") or state
@@ -380,7 +379,3 @@ def _table(state: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _number(value: Any, otherwise: float | None) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else otherwise
-
-
-def _command_name(command: Any) -> str:
-    return str(command.get("type", "?")) if isinstance(command, Mapping) else type(command).__name__

@@ -69,6 +69,7 @@ class BannerView(QWidget):
         word = "REC" if rig.recording else "NOT RECORDING"
         self.recording.show_badge(recording, word, rig.session or "no record is being written")
         self.rearm.setVisible(bool(rig.fault))
+        self.stop.tell_safe_state(rig.safe_state)
         self.dose.setText(self._dose())
         self.dose.setToolTip("Incident electrons since the start, and the most on one place of the sample")
         software, physical = percentile(rig.software_ns, 0.5), percentile(rig.physical_ns, 0.5)

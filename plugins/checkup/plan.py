@@ -25,9 +25,11 @@ from probeloop.api import (
     PlanSteps,
     RefusedError,
     Settings,
+    detector_alone,
     quantity,
 )
 
+from .alone import alone
 from .capabilities import ENDS, Steps, exercise
 from .diffraction import Diffraction, Wanted
 from .findings import Findings
@@ -37,11 +39,12 @@ from .settling import settling
 
 # share of the whole time that is over when the step begins, as measured on the simulated column
 _STARTS = {
-    "read back": 0.0, "dark": 0.09, "vacuum": 0.11, "lattice": 0.15, "rotation": 0.28, "bragg": 0.66,
+    "read back": 0.0, "frames": 0.1, "dark": 0.09, "vacuum": 0.11, "lattice": 0.15, "rotation": 0.28, "bragg": 0.66,
     "drift": 0.7, "pixels": 0.9, "flyback": 0.92, "settling": 0.97,
 }  # fmt: skip
 _WORDS = {
-    "read back": "sets, reads and puts back every capability", "dark": "dark reference and hot pixels",
+    "read back": "sets, reads and puts back every capability", "frames": "frames and dead pixels",
+    "dark": "dark reference and hot pixels",
     "vacuum": "vacuum probe: centre, camera length, beam current", "lattice": "looks for the known lattice",
     "pixels": "dead pixels", "rotation": "rotation and flip, at two foci", "bragg": "camera length by Bragg discs",
     "drift": "drift", "flyback": "flyback", "settling": "settling of the lens",
@@ -89,6 +92,12 @@ class Checkup(Plan):
         findings = Findings(CalibrationSet(ctx.info.calibrations))
         try:
             yield from self._part("read back", findings, exercise(ctx.info, findings))
+            if detector_alone(ctx.info):
+                _, pattern, totals = self.inputs()
+                given = frozenset(ctx.inputs)
+                yield from self._part("frames", findings, alone(ctx.info, findings, pattern, totals, given))
+                yield Checkpoint(1.0, "done")
+                return findings.summary()
             made: Diffraction | None = yield from self._diffraction(ctx, findings)
             sees = made is not None and made.known.lens is not None
             plain = Images(self.parameters.points, self.parameters.dwell_time * 1e-3)

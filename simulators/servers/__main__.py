@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "merlin":
         from . import merlin as server
     else:
-        from . import dectris as server  # type: ignore[attr-defined,no-redef]
+        from . import dectris as server  # type: ignore[no-redef]
     return int(server.main(arguments[1:]))
 
 

@@ -25,7 +25,7 @@ _WHERE = {
     "Generation Heartbeat Note Observed Progress Rearm Refused ReleaseControl Reload Remark Reply Request Result "
     "Revision Run SetBudget SetParameters SetReward Shutdown StartRecording StateChange StopRecording TakeControl "
     "Trace Verdict Veto",
-    "data.driver": "Acquisition Grid Instrument InstrumentInfo",
+    "data.driver": "Acquisition Grid Instrument InstrumentInfo detector_alone",
     "data.errors": "BusError CalibrationError ContractError DriverError DropInError PlanError Problem ProbeloopError "
     "RecordError RefusedError SettingsError SharedMemoryError SourceError WireError",
     "data.frame": "BlockFlag FrameBlock FrameBuffer FrameFlag",

@@ -125,6 +125,7 @@ from .data.driver import (
     Grid as Grid,
     Instrument as Instrument,
     InstrumentInfo as InstrumentInfo,
+    detector_alone as detector_alone,
 )
 from .data.errors import (
     BusError as BusError,

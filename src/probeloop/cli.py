@@ -17,15 +17,17 @@ _EXAMPLES = {
     "keys": "probeloop keys new anna\n  probeloop keys trust anna.public --as operator",
     "stop": "probeloop stop",
     "list": "probeloop list --json",
-    "new": "probeloop new plugin my_filter",
-    "check": "probeloop check plugins/annular_detector.py",
+    "new": "probeloop new plugin my_filter\n  probeloop new driver my_camera --folder .",
+    "check": "probeloop check plugins/annular_detector.py\n  "
+    'probeloop check my_camera.py --set port=5055 --set \'field_of_view=["100 nm", "60 nm"]\'',
     "checkup": "probeloop checkup stem --headless --seed 3\n  probeloop checkup my-rig.toml --lattice 0.3905 --apply",
     "replay": "probeloop replay sessions/2026-03-01_120000_stem",
     "rerun": "probeloop rerun sessions/2026-03-01_120000_stem --json",
     "score": "probeloop score sessions/2026-03-01_120000_stem --json",
     "bench": "probeloop bench loop --what autofocus --seeds 20 --json\n  "
     "probeloop bench bus --seconds 40\n  probeloop bench detectors --json\n  "
-    "probeloop bench load --rate 1000 --seconds 60\n  probeloop bench chaos --minutes 5 --seed 1",
+    "probeloop bench load --rate 1000 --seconds 60\n  probeloop bench drivers --what merlin --json\n  "
+    "probeloop bench chaos --minutes 5 --seed 1",
     "doctor": "probeloop doctor\n  probeloop doctor --live --connect stem --seconds 10",
     "schema": "probeloop schema commands",
 }
@@ -108,21 +110,24 @@ def _parser() -> argparse.ArgumentParser:
     listing = add("list", "drop-ins found, and why any was not loaded")
     listing.add_argument("--json", action="store_true", help="print as JSON")
     new = add("new", "write a drop-in to start from")
-    new.add_argument("kind", choices=["plugin"], help="what to write")
+    new.add_argument("kind", choices=["plugin", "driver"], help="what to write")
     new.add_argument("name", help="its name: small letters, digits, _")
     new.add_argument("--kind", dest="of", choices=["frames", "join"], default="frames",
-                     help="of one topic frame by frame (the default), or of several topics joined")  # fmt: skip
+                     help="of a plug-in: one topic frame by frame (the default), or several joined")  # fmt: skip
     new.add_argument("--folder", help="where (default: your plug-in folder, which running rigs watch)")
     check = add("check", "hold a drop-in against its contract")
     check.add_argument("path", help="the file or folder of the drop-in")
+    check.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                       help="a setting of a driver; its hardware, or a server instead, must be there")  # fmt: skip
     bench = add("bench", "measure")
     bench.add_argument(
         "name",
         help="what to measure: loop (a drop-in's own), simulator (a simulator's speed and truth), bus (the "
-        "transport), detectors (sums over frames), load (a whole rig under a camera that waits for nobody) or chaos "
-        "(faults in running rigs)",
+        "transport), detectors (sums over frames), drivers (of instruments of others, against programs of others), "
+        "load (a whole rig under a camera that waits for nobody) or chaos (faults in running rigs)",
     )
-    bench.add_argument("--what", help="for loop and simulator: which drop-in (default: autofocus, stem)")
+    bench.add_argument("--what", help="for loop and simulator: which drop-in (default: autofocus, stem); for "
+                       "drivers: merlin, dectris_v1, dectris_v2 or load (default: all but load)")  # fmt: skip
     bench.add_argument("--seeds", type=int, default=20, help="how many seeds (default: 20)")
     bench.add_argument("--seed", type=int, default=0, help="the first seed")
     bench.add_argument("--seconds", type=float, help="about how long (default: the bench's own) [s]")
@@ -234,6 +239,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from .bench.bus import run as bench_bus
 
             return bench_bus(options)
+        case "bench" if options.name == "drivers":
+            from .bench.drivers import run as bench_drivers
+
+            return bench_drivers(options)
         case "bench" if options.name == "load":
             from .bench.load import run as bench_load
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from autofocus_usim import bench
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers("nion"), pytest.mark.bench]  # minutes
 
 
 @pytest.mark.timeout(600)

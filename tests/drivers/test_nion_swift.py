@@ -18,7 +18,7 @@ from probeloop.data.errors import DriverError
 from probeloop.data.frame import FrameBuffer
 from probeloop.data.scan import Region
 
-pytestmark = pytest.mark.peers
+pytestmark = pytest.mark.peers("nion")
 HERE = Path(__file__).parent
 FIELD = Region(0.0, 0.0, 200e-9, 200e-9)
 

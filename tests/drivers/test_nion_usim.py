@@ -26,7 +26,7 @@ from probeloop.data.frame import FrameBuffer
 from probeloop.data.scan import Region
 from probeloop.testing.check_driver import check_driver
 
-pytestmark = pytest.mark.peers
+pytestmark = pytest.mark.peers("nion")
 FLAT = {"C10": 0.0}
 FIELD = Region(0.0, 0.0, 240e-9, 240e-9)  # nearly all of the flakes
 

@@ -106,6 +106,7 @@ def test_stop_by_its_key_while_a_text_field_has_the_focus(qtbot: Any, window: Wi
 
 def test_the_stop_button_acts_when_pressed_not_when_let_go(qtbot: Any, window: Window, fake: Any) -> None:
     qtbot.waitUntil(lambda: bool(window.station.rig.origin), timeout=5000)
+    qtbot.waitUntil(lambda: "Its safe state: " in window.banner.stop.toolTip(), timeout=2000)
     qtbot.mousePress(window.banner.stop, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: fake.stopped_ns > 0, timeout=2000)
 

@@ -216,6 +216,7 @@ class FakeRig:
             state = {
                 "name": "stem", "origin": self.origin, "modality": "stem", "commands": ["Scan", "MoveProbe"],
                 "limits": {"dose": 1e7, "knobs": spread}, "fault": self.fault, "epoch": 3, "holder": "experiment",
+                "safe_words": "Blank",
                 "info": {"name": "stem", "origin": self.origin, "modality": "stem", "calibrations": [
                     {"kind": "convergence_angle", "value": [0.025]}, {"kind": "detector_scale", "value": [2.2e-3]},
                     {"kind": "pattern_centre", "value": [(self.pixels - 1) / 2] * 2}]},

@@ -19,6 +19,7 @@ from probeloop.data.control import Result
 from probeloop.data.driver import InstrumentInfo
 from probeloop.data.errors import RefusedError, SettingsError
 from probeloop.data.limits import Limits
+from probeloop.data.scan import Region
 from probeloop.data.settings import convert
 from probeloop.discover import load_simulator
 from probeloop.plugin.contract import Checkpoint, PlanContext, Reduce
@@ -123,6 +124,48 @@ def test_an_instrument_without_a_camera_says_what_it_cannot_do() -> None:
     assert "tip has no camera" in words["calibrations of the camera"]
     assert "brings the tip to the surface" in words["Approach"]
     assert "drift" in words
+
+
+ALONE = msgspec.structs.replace(
+    STEM, name="camera", calibrations=(), commands=("Scan", "SetDetector", "AcquireReference", "Read", "Stop")
+)
+WHOLE = Region(0.0, 0.0, 2e-8, 2e-8)
+
+
+@pytest.mark.parametrize(("came", "verdict"), [(576, "passed"), (575, "failed"), (0, "failed")])
+def test_a_detector_alone_scans_its_field_once_and_names_what_it_cannot_do(came: int, verdict: str) -> None:
+    def answer(step: Any) -> Any:
+        match step:
+            case Read():
+                return Result(readback={"trigger": "internal", "acquiring": False})
+            case Scan():
+                return Result(topic="camera", count=came)
+            case Reduce():
+                return (7.0, 0.5) if step.topic.endswith(".pattern") else (576.0,) + (0.0,) * 6
+        raise AssertionError(f"{step} is none of its business")
+
+    summary, steps = run_with(answer, ALONE)
+    assert [step.region for step in steps if isinstance(step, Scan)] == [WHOLE]
+    assert row(summary, "frames")["verdict"] == verdict
+    assert summary["succeeded"] == (verdict == "passed")
+    assert summary.get("dead_pixels") == (7 if came else None)
+    cannot = {each["check"]: each["words"] for each in summary["checks"] if each["verdict"] == "cannot"}
+    if not came:
+        assert cannot.pop("dead pixels") == "no frame came"
+    assert len(cannot) == 6
+    assert all("camera is a detector alone" in words for words in cannot.values())
+    assert "blank it by hand" in cannot["dark reference and hot pixels"]
+
+
+def test_nobody_waits_for_triggers_that_may_never_come() -> None:
+    summary, steps = run_with(lambda step: Result(readback={"trigger": "external"}), ALONE)
+    assert not any(isinstance(step, Scan) for step in steps)
+    assert row(summary, "frames")["verdict"] == "cannot"
+    assert summary["succeeded"]
+
+
+def test_a_detector_alone_keeps_the_contract_of_plans() -> None:
+    assert check_plan(Checkup, info=ALONE) == []
 
 
 def test_a_knob_that_does_not_obey_fails() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from probeloop import discover
 from probeloop.cli import _EXAMPLES, main
 from probeloop.data.errors import BusError
 from probeloop.rig.supervisor import RigLock, running_rigs
@@ -140,6 +142,24 @@ def test_new_writes_a_plug_in_that_keeps_its_contract(
     assert '[plugins.my_join] input = ["TOPIC", "TOPIC"]' in capsys.readouterr().out
     assert main(["check", str(tmp_path / "my_join.py")]) == 0
     assert "class MyJoin(JoinTransform)" in (tmp_path / "my_join.py").read_text()
+
+
+def test_new_writes_a_driver_that_is_held_against_its_contract_with_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROBELOOP_PLUGINS", str(tmp_path))
+    assert main(["new", "driver", "my_camera"]) == 0
+    assert "docs/drivers.md" in capsys.readouterr().out
+    path = str(tmp_path / "my_camera.py")
+    assert "class MyCamera:" in Path(path).read_text()
+    found = discover.find("my_camera", "Driver")
+    assert (found.origin, found.class_name) == ("user", "MyCamera")
+    assert main(["check", path]) == 1
+    assert "--set field_of_view: missing" in capsys.readouterr().out
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    assert main(["check", path, "--set", f"port={port}", "--set", 'field_of_view=["100 nm", "60 nm"]']) == 1
+    assert "does not answer" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["commands", "requests", "events", "rig"])

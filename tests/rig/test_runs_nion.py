@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.peers
+pytestmark = pytest.mark.peers("nion")
 KNOBS = ("C10", "C12a", "C12b")
 
 

@@ -39,6 +39,18 @@ def test_a_good_driver_has_no_problem(modality: str) -> None:
     assert check_driver(lambda: FakeDriver(modality=modality)) == []  # type: ignore[arg-type]
 
 
+ALONE = ("Scan", "SetDetector", "AcquireReference", "Stop", "Read")
+
+
+def test_a_detector_alone_needs_no_safe_state_and_scans_all_of_its_field() -> None:
+    alone = lambda *more: bad.NoSafeState(commands=(*ALONE, *more))  # noqa: E731
+    assert check_driver(alone) == []
+    scan = next(each for each in examples(alone().describe()) if type(each).__name__ == "Scan")
+    assert (scan.region.width, scan.region.height) == (100e-9, 100e-9)  # type: ignore[union-attr]
+    for output in ("Blank", "MoveProbe", "SetBias", "AcquireSpectrum"):
+        assert any("safe_state is empty" in text for text in check_driver(lambda o=output: alone(o), hang=False))  # type: ignore[misc]
+
+
 NAMES = {"move_probe": "MoveProbe", "scan": "Scan", "frames": "Scan", "approach": "Approach", "set_bias": "SetBias"}
 
 

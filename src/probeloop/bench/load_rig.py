@@ -83,11 +83,11 @@ def run_load(load: Load, folder: Path, tell: Callable[[int, int], None], clock: 
     total = math.ceil(load.frames / load.rate)
     folder.mkdir(parents=True, exist_ok=True)
     out, err = folder / f"{name}.json", folder / f"{name}.err"
-    with _process(load.arguments(name, folder), out, err) as run:
-        session = _session(run, folder, name, err, clock)
+    with process(load.arguments(name, folder), out, err) as run:
+        session = session_of(run, folder, name, err, clock)
         reader = [sys.executable, "-m", "probeloop.bench.load_reader", name, json.dumps(load.camera)]
         seen, trouble = folder / f"{name}-window.json", folder / f"{name}-window.err"
-        with _process(reader, seen, trouble) as window:
+        with process(reader, seen, trouble) as window:
             watch = Watch(session, {"supervisor": run.pid, "window": window.pid})
             began = clock.now_ns()
             while run.poll() is None:
@@ -108,7 +108,7 @@ def run_load(load: Load, folder: Path, tell: Callable[[int, int], None], clock: 
     return Ran(session, watch, json.loads(report), json.loads(summary))
 
 
-def _session(run: subprocess.Popen[bytes], folder: Path, name: str, err: Path, clock: Clock) -> Path:
+def session_of(run: subprocess.Popen[bytes], folder: Path, name: str, err: Path, clock: Clock) -> Path:
     """Wait for the session's folder and return it; raises ProbeloopError when the run ends before."""
     until = clock.now_ns() + round(_LONGEST_S * 1e9)
     while clock.now_ns() < until and run.poll() is None:
@@ -122,7 +122,7 @@ def _session(run: subprocess.Popen[bytes], folder: Path, name: str, err: Path, c
 
 
 @contextmanager
-def _process(command: list[str], out: Path, err: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(command: list[str], out: Path, err: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process that is ended in order, whatever happens."""
     with out.open("wb") as to, err.open("wb") as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=to, stderr=errors)

@@ -52,7 +52,8 @@ class InstrumentInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What an instrument is.
 
     commands: names it understands. topics: every topic it may publish, with its largest frame [bytes].
-    safe_state: in order; safe_readback: what read_back() says when it is reached (empty = can't be verified).
+    safe_state: in order; empty for a `detector_alone`. safe_readback: what read_back() says when it is reached (empty
+    = can't be verified).
     settling: seconds by command name. beam_current: the highest of the present state [A], for the dose.
     footprint: probe size for the dose map [m]. interruptible: a scan can be ended within a line. own_waveform: lowest
     and highest bias [V] of a loop that names no waveform; None = not known.
@@ -308,6 +309,24 @@ VERBS: dict[str, tuple[str, str]] = {
     "SetDrive": ("Drive", "set_drive"),
 }
 OF_THE_CORE = ("Stop", "Pause", "Resume", "Settle", "Read", "Annotate")
+_DRIVES_NOTHING = frozenset(("Scan", "SetDetector", "AcquireReference", *OF_THE_CORE))
+NO_OUTPUT = "none: no output of its own"
+
+
+def detector_alone(info: InstrumentInfo) -> bool:
+    """True when no command of the instrument changes what meets the sample: beam, probe, tip, bias, stage.
+
+    A scan unit that is not its own moves the probe, so its scans are always of all of limits.region, and its safe
+    state may be empty: ending its own acquisition is all that make_safe can do.
+    """
+    return "Scan" in info.commands and _DRIVES_NOTHING.issuperset(info.commands)
+
+
+def safe_words(info: InstrumentInfo) -> str:
+    """Return the safe state for people: the commands in order, or why there are none."""
+    if info.safe_state:
+        return ", then ".join(map(c.name_of, info.safe_state))
+    return NO_OUTPUT if detector_alone(info) else "none"
 
 
 def missing_verbs(instrument: Instrument) -> list[str]:

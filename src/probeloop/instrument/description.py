@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data import commands as c
 from ..data.control import Description
-from ..data.driver import OF_THE_CORE
+from ..data.driver import OF_THE_CORE, safe_words
 from ..data.settings import json_schema
 from .gate import mode
 
@@ -76,6 +76,7 @@ def state_of(desk: ControlDesk) -> dict[str, Any]:
         "physical_latency_ms": percentiles(desk.timings.physical, 1e6),
         "latency": msgspec.to_builtins(desk.timings.counted),
         "safe_state": [c.name_of(command) for command in info.safe_state],
+        "safe_words": safe_words(info),
         "safe_verifiable": bool(info.safe_readback),
         "alarms": desk.alarms.described(desk.now_ns()),
     }

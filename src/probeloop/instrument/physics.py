@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..data import commands as c
-from ..data.scan import Position
+from ..data.driver import detector_alone
+from ..data.limits import Corners
+from ..data.scan import Position, Region
 from ..data.units import display
 from .gate import FEEDBACK_TABLE, Proposal, Refusal, feedback_event
 
@@ -23,6 +25,7 @@ _AT_A_PLACE = (c.MoveProbe, c.AcquireSpectrum, c.ApplyPulse)
 _LATERAL = (*_SCANS, *_AT_A_PLACE)
 _LIGHT = (c.Unblank, c.SetDetector, c.SetBeam, c.SetOptics)
 _SPENDING = (c.Unblank, c.SetBeam, c.AcquireReference, *_LATERAL)
+_SAME = 1e-6  # of a side: two rectangles are the same
 _EDGE = 1e-12  # relative slack for rounding at the edge of a limit
 
 
@@ -39,7 +42,19 @@ def drift(p: Proposal) -> Refusal | None:
 
 
 def region(p: Proposal) -> Refusal | None:
-    """Every place touched lies inside the allowed region."""
+    """Every place touched lies inside the allowed region; a detector alone scans all of it, or nothing."""
+    if (
+        isinstance(p.command, c.Scan)
+        and detector_alone(p.info)
+        and not _is_all(p.command.region, p.info.limits.region)
+    ):
+        (left, top), (right, bottom) = p.info.limits.region
+        size = f"{display(right - left, 'm')} x {display(bottom - top, 'm')}"
+        return Refusal(
+            "a scan unit that is not the instrument's decides where it scans",
+            "region",
+            f"all of the declared field of view: {size} about ({(left + right) / 2:.6g}, {(top + bottom) / 2:.6g}) m",
+        )
     (left, top), (right, bottom) = p.limits.region
     dx, dy = _EDGE * max(abs(left), abs(right)), _EDGE * max(abs(top), abs(bottom))
     for x, y in visited(p.command):  # in plain numbers: numpy takes longer for one place than all other checks
@@ -47,6 +62,19 @@ def region(p: Proposal) -> Refusal | None:
             allowed = f"x {left:.6g} to {right:.6g} m, y {top:.6g} to {bottom:.6g} m"
             return Refusal(f"({x:.6g}, {y:.6g}) m is outside the region", "region", allowed)
     return None
+
+
+def _is_all(region: Region, corners: Corners) -> bool:
+    """True when a scan's region is the rectangle between two corners [m], to a millionth of its sides."""
+    (left, top), (right, bottom) = corners
+    width, height = right - left, bottom - top
+    return (
+        region.rotation == 0.0
+        and abs(region.width - width) <= _SAME * width
+        and abs(region.height - height) <= _SAME * height
+        and abs(region.centre_x - (left + right) / 2) <= _SAME * width
+        and abs(region.centre_y - (top + bottom) / 2) <= _SAME * height
+    )
 
 
 def grid(p: Proposal) -> Refusal | None:

@@ -13,7 +13,8 @@ import msgspec
 
 from ..data.errors import BusError, DropInError, ProbeloopError
 from ..data.limits import Limits
-from ..discover import found, load_commands, user_folders
+from ..discover import find, found, load_commands, user_folders
+from .load import apply_setting
 from .output import emit_json
 
 _TEMPLATE = '''"""{title}: one number per frame.
@@ -105,21 +106,29 @@ def list(options: argparse.Namespace) -> int:
 
 
 def new(options: argparse.Namespace) -> int:
-    """Write a plug-in to start from."""
+    """Write a plug-in or a driver to start from."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", options.name):
-        raise DropInError(f"{options.name!r} is no name for a plug-in", "small letters, digits and _, a letter first")
+        raise DropInError(
+            f"{options.name!r} is no name for a {options.kind}", "small letters, digits and _, a letter first"
+        )
     folder = Path(options.folder) if options.folder else user_folders()[0]
     path = folder / f"{options.name}.py"
     if path.exists():
         raise DropInError(f"{path} exists already", "choose another name, or edit it")
     words = options.name.split("_")
-    text = _TEMPLATES[options.of].format(
-        title=" ".join(words).capitalize(), cls="".join(w.capitalize() for w in words)
-    )
+    cls = "".join(word.capitalize() for word in words)
+    if options.kind == "driver":
+        source = find("template", "Driver").path.read_text(encoding="utf-8")
+        text = source.replace("Template", cls).replace('"template"', f'"{options.name}"')
+    else:
+        text = _TEMPLATES[options.of].format(title=" ".join(words).capitalize(), cls=cls)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+    if options.kind == "driver":
+        sys.stdout.write(f"{path}\ngo through it line by line: docs/drivers.md\n")
+        return 0
     sys.stdout.write(f"{path}\nhold it against its contract: probeloop check {path}\n")
     if options.of == "join":
         sys.stdout.write(f'a rig names what it joins: [plugins.{options.name}] input = ["TOPIC", "TOPIC"]\n')
@@ -133,7 +142,10 @@ def check(options: argparse.Namespace) -> int:
     path = Path(options.path)
     if not path.exists():
         raise DropInError(f"no drop-in {path}", "give the path of a .py file or a folder")
-    faults = check_path(path)
+    settings: dict[str, Any] = {}
+    for setting in options.set:
+        apply_setting(settings, setting)
+    faults = check_path(path, settings)
     for fault in faults:
         sys.stdout.write(f"{path.name}: {fault}\n")
     if not faults:
@@ -146,7 +158,7 @@ def bench(options: argparse.Namespace) -> int:
     if options.name not in _MEASURED:
         raise ProbeloopError(
             f"no bench {options.name!r} in this version",
-            f"{', '.join(_MEASURED)}, bus, detectors, load or chaos: probeloop bench loop --what autofocus",
+            f"{', '.join(_MEASURED)}, bus, detectors, drivers, load or chaos: probeloop bench loop --what autofocus",
         )
     what = options.what or _MEASURED[options.name]
     made = load_commands(what)

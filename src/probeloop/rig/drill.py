@@ -10,7 +10,7 @@ import msgspec
 
 from ..data.commands import Scan, Unblank
 from ..data.control import Accepted, Describe, Description, Rearm, Refused, TakeControl
-from ..data.driver import InstrumentInfo
+from ..data.driver import InstrumentInfo, detector_alone
 from ..data.errors import BusError
 from ..data.limits import Limits
 from ..data.scan import Region
@@ -63,12 +63,13 @@ def stop_drill(rig_id: str, wait: Callable[[float], None]) -> dict[str, Any]:
 def _begin(
     connection: Connection, info: InstrumentInfo, limits: Limits, epoch: int, wait: Callable[[float], None]
 ) -> bool:
-    """Start a scan of the middle of the region and wait until it runs; False where there is none to be had."""
+    """Start a scan of the middle of the region, or all of it, and wait until it runs; False where there is none."""
     if "Unblank" in info.commands:
         connection.submit(Unblank(), holder=HOLDER, epoch=epoch)
     (x0, y0), (x1, y1) = limits.region
     step = info.grid.step
-    sides = [(s * 16 if s else (b - a) / 4) for s, a, b in zip(step, (x0, y0), (x1, y1), strict=True)]
+    part = 1 if detector_alone(info) else 4
+    sides = [(s * 16 if s else (b - a) / part) for s, a, b in zip(step, (x0, y0), (x1, y1), strict=True)]
     if "Scan" not in info.commands or not all(
         0 < s <= b - a for s, a, b in zip(sides, (x0, y0), (x1, y1), strict=True)
     ):

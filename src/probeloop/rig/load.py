@@ -40,7 +40,7 @@ def load(rig: str, settings: Iterable[str] = (), change: Callable[[dict[str, Any
     except tomllib.TOMLDecodeError as error:
         raise SourceError(f"{path.name} is no TOML: {error}", "mend that line") from None
     for setting in settings:
-        _apply(values, setting)
+        apply_setting(values, setting)
     if change is not None:
         change(values)
     return check(values, path.stem, str(path.resolve().parent), path.name)
@@ -53,7 +53,8 @@ def write(rig: Rig, path: Path) -> None:
     path.write_text(tomli_w.dumps({**rig.values, "name": rig.name}), encoding="utf-8")
 
 
-def _apply(values: dict[str, Any], setting: str) -> None:
+def apply_setting(values: dict[str, Any], setting: str) -> None:
+    """Change a mapping by `KEY.PATH=VALUE`, the value in TOML or plain text; raises SettingsError."""
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise SettingsError([Problem("--set", f"{setting!r}", "KEY.PATH=VALUE, as in instrument.file=loops.h5")])

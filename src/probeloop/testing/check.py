@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import discover
-from ..data.errors import ProbeloopError
+from ..data.errors import DriverError, ProbeloopError, SettingsError
+from ..data.settings import convert
 from ..plugin.contract import (
     KINDS,
     FrameTransform,
@@ -26,13 +27,13 @@ from ..plugin.contract import (
 _MARK = "faults: "
 
 
-def check(path: str | Path, *, seconds: float = 180.0) -> list[str]:
+def check(path: str | Path, settings: Mapping[str, Any] | None = None, *, seconds: float = 180.0) -> list[str]:
     """Return every way in which the drop-ins at `path` break their contracts, in words; empty = they keep them.
 
     A drop-in that kills its process or never returns is a fault too: the checks run in a second process for up to
-    `seconds` [s].
+    `seconds` [s]. settings: of a driver, as a rig file spells them.
     """
-    command = [sys.executable, "-m", "probeloop.testing.check", str(path)]
+    command = [sys.executable, "-m", "probeloop.testing.check", str(path), json.dumps(settings or {})]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
@@ -45,7 +46,7 @@ def check(path: str | Path, *, seconds: float = 180.0) -> list[str]:
     return [f"it ends the process that it runs in ({how}): {last}"]
 
 
-def check_here(path: str | Path) -> list[str]:
+def check_here(path: str | Path, settings: Mapping[str, Any] | None = None) -> list[str]:
     """Do the same in this process."""
     try:
         classes = discover.load_path(path)
@@ -53,13 +54,13 @@ def check_here(path: str | Path) -> list[str]:
         return [str(error)]
     faults: list[str] = []
     for cls in classes:
-        found = check_class(cls)
+        found = check_class(cls, settings)
         faults += [f"{cls.__name__}: {fault}" for fault in found] if len(classes) > 1 else found
     return faults
 
 
-def check_class(cls: type[Any]) -> Sequence[str]:
-    """Return the faults of one drop-in class, by its kind."""
+def check_class(cls: type[Any], settings: Mapping[str, Any] | None = None) -> Sequence[str]:
+    """Return the faults of one drop-in class, by its kind. settings: of a driver, as a rig file spells them."""
     if issubclass(cls, FrameTransform | JoinTransform | ScanTransform):
         from .check_plugin import check_plugin
 
@@ -80,8 +81,16 @@ def check_class(cls: type[Any]) -> Sequence[str]:
         return [f"there is no check of a {kind_of(cls)} yet"]
     from .check_driver import check_driver
 
-    return check_driver(cls)
+    if not hasattr(cls, "Parameters"):
+        return check_driver(cls)
+    try:
+        parameters = convert(cls.Parameters, settings or {}, spelled=True)
+        return check_driver(lambda: cls(parameters))
+    except SettingsError as error:
+        return [f"--set {problem}" for problem in error.problems]
+    except DriverError as error:  # nobody is there
+        return [str(error)]
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n" + _MARK + json.dumps(check_here(sys.argv[1])) + "\n")
+    sys.stdout.write("\n" + _MARK + json.dumps(check_here(sys.argv[1], json.loads(sys.argv[2]))) + "\n")

@@ -16,7 +16,15 @@ import numpy as np
 
 from ..data import commands as c
 from ..data.clock import MonotonicClock
-from ..data.driver import OF_THE_CORE, VERBS, Acquisition, Instrument, InstrumentInfo, missing_verbs
+from ..data.driver import (
+    OF_THE_CORE,
+    VERBS,
+    Acquisition,
+    Instrument,
+    InstrumentInfo,
+    detector_alone,
+    missing_verbs,
+)
 from ..data.errors import ContractError
 from ..data.frame import FrameBuffer, FrameFlag
 from ..data.scan import Region
@@ -80,12 +88,15 @@ def check_simulator(factory: Factory) -> list[str]:
 
 
 def examples(info: InstrumentInfo) -> Iterator[c.Command]:
-    """Yield a mild command of each kind that the instrument declares, the ones that open the beam first."""
+    """Yield a mild command of each kind that the instrument declares, the ones that open the beam first.
+
+    Scans are of a quarter of the region, of all of it for a detector alone.
+    """
     (x0, y0), (x1, y1) = info.limits.region
     x, y = info.grid.nearest(((x0 + x1) / 2, (y0 + y1) / 2))
     low, high = info.limits.dwell_time
     dwell = min(max(1e-3, low), high)
-    part = 4 if "MoveProbe" in info.commands else 1  # a detector alone has no say in where the probe goes
+    part = 1 if detector_alone(info) else 4
     size = (x1 - x0) / part, (y1 - y0) / part
     knob = next((n for n in info.limits.knobs if n.startswith("C") and n[1:2].isdigit()), "C10")
     current = sum(info.limits.beam_current) / 100 if info.limits.beam_current else 1e-12
@@ -125,7 +136,7 @@ def _kind(info: InstrumentInfo, dwell: float) -> c.SpectrumKind:
 
 def _describes(driver: Instrument, info: InstrumentInfo) -> list[str]:
     problems = [f"{name}: no such command" for name in info.commands if name not in c.COMMANDS]
-    if not info.safe_state:
+    if not info.safe_state and not detector_alone(info):
         problems.append("safe_state is empty: say how the instrument becomes safe")
     if not callable(getattr(driver, "read_back", None)):
         return [*problems, "read_back() is missing"]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import subprocess
-import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +16,10 @@ from probeloop.drivers.merlin import Merlin, MerlinSettings
 from probeloop.simulators.servers.merlin import MerlinServer, PoolSource
 from probeloop.simulators.servers.merlin_frames import Format
 
+from probeloop.bench.peers import free_ports, program, started
 from probeloop.data.errors import DriverError
 
-pytestmark = [pytest.mark.peers, pytest.mark.timeout(300)]
-ROOT = Path(__file__).parents[3]
+pytestmark = [pytest.mark.peers("libertem-live"), pytest.mark.timeout(300)]
 SINGLE_QUAD, NAVIGATION, ROI = (
     "Merlin_Single_Quad.zip", "Merlin_navigation4x2_ROI.zip", "Merlin_navigation4x2_signalNx256_ROI.zip"
 )  # fmt: skip
@@ -85,15 +81,6 @@ with LiveContext.make_with("inline") as context:
 )
 
 
-def program(name: str) -> Path:
-    """Return a program of the peer's environment; skip where there is none."""
-    folder = Path(os.environ.get("PROBELOOP_PEERS") or ROOT / ".peers")
-    path = folder / "libertem-live" / "bin" / name
-    if not path.exists():
-        pytest.skip(f"no {name} in {folder}: make peers")
-    return path
-
-
 def unpacked(data_dir: Path, archive: str, name: str, to: Path) -> Path:
     """Unpack a measured file and its header; return the header."""
     with zipfile.ZipFile(data_dir / "merlin" / archive) as opened:
@@ -104,41 +91,22 @@ def unpacked(data_dir: Path, archive: str, name: str, to: Path) -> Path:
 def read_by_libertem(header: Path, shape: tuple[int, int], out: Path) -> Any:
     """Return the frames of a file as LiberTEM's own reader has them."""
     told = (header, out, *shape)
-    subprocess.run([program("python"), "-c", FROM_FILE, *map(str, told)], check=True, timeout=200)
+    subprocess.run([program("libertem-live", "python"), "-c", FROM_FILE, *map(str, told)], check=True, timeout=200)
     return np.load(out)
-
-
-def free_ports(count: int) -> list[int]:
-    made = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in made]
-    for each in made:
-        each.close()
-    return ports
 
 
 @contextmanager
 def simulator(header: Path, shape: tuple[int, int], *more: str) -> Iterator[tuple[int, int]]:
     """Run LiberTEM-live's simulator on a file; yield its control and data port."""
     control, data, trigger = free_ports(3)
-    log = header.with_suffix(".log")
-    with log.open("w") as said:
-        peer = subprocess.Popen(
-            [program("libertem-live-mib-sim"), str(header), "--host", "127.0.0.1", "--control-port", str(control),
-             "--data-port", str(data), "--trigger-port", str(trigger), "--wait-trigger", "--cached", "MEM",
-             "--nav-shape", *map(str, shape), *more],
-            stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
-        )  # fmt: skip
-    pause = threading.Event()
-    try:
-        for _ in range(600):  # it compiles first
-            assert peer.poll() is None, "the simulator ended"
-            if log.read_text().count(" listening (") == 3:
-                break
-            pause.wait(0.1)
+    command = [
+        program("libertem-live", "libertem-live-mib-sim"), str(header), "--host", "127.0.0.1", "--control-port",
+        str(control), "--data-port", str(data), "--trigger-port", str(trigger), "--wait-trigger", "--cached", "MEM",
+        "--nav-shape", *map(str, shape), *more,
+    ]  # fmt: skip
+    with started(command, header.with_suffix(".log")) as peer:
+        peer.wait_for_ports([control, data, trigger])
         yield control, data
-    finally:
-        os.killpg(peer.pid, signal.SIGKILL)
-        peer.wait()
 
 
 def driver_of(ports: tuple[int, int], **values: Any) -> Merlin:
@@ -253,6 +221,7 @@ def test_its_client_reads_our_server(quad: bool, raw: bool, depth: int, tmp_path
     out = tmp_path / "frames.npy"
     with MerlinServer(source, quad=quad) as server:
         told = (out, server.control_port, server.data_port, 4, 4, depth, 2 if raw else 0)
-        subprocess.run([program("python"), "-c", FROM_SOCKET, *map(str, told)], check=True, timeout=200)
+        command = [program("libertem-live", "python"), "-c", FROM_SOCKET, *map(str, told)]
+        subprocess.run(command, check=True, timeout=200)
     frames = np.load(out).reshape(-1, side, side)
     assert np.array_equal(frames, expected(source, depth, np.arange(16)))
