@@ -23,6 +23,7 @@ HELD = 64 << 20  # [bytes] of frames that a queue holds
 _QUIET_S = 0.02  # without a message, before a series is armed
 _SLICE_S = 0.02
 _MILLI = 1000
+_MOST_ASIDE = 64  # messages
 _PAUSE_MS = 2  # without a message, after which the frames that are there are handed on
 _NO_HANDSHAKE = (0x0800, 0x2000, 0x4000)  # ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL, _PROTOCOL, _AUTH
 
@@ -161,9 +162,14 @@ class Intake:
                 self._context.destroy(linger=0)
 
     def _receive(self, seconds: float) -> bool:
-        """Read messages until one is of the series, or none has come for 2 ms and `seconds`; True when any came."""
+        """Read messages until one is of the series, or none has come for 2 ms and `seconds`; True when any came.
+
+        Gives up after many that are not, so that a flood of them keeps nobody inside.
+        """
         came = polled = False
-        while not self._sorted:
+        for _ in range(_MOST_ASIDE):
+            if self._sorted:
+                break
             with self._using:
                 if self._closed:
                     return came
@@ -177,7 +183,8 @@ class Intake:
                         self._hear()
                     polled = self._socket not in found
                     continue
-            came, arrival = True, self._now_ns()
+            came = self._connected = True
+            arrival = self._now_ns()
             for event in self._parser.feed(parts):
                 self._sort(event, arrival)
             if not self._open:
