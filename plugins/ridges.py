@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from probeloop.api import DropInError, Outputs, Problem, ScanTransform, Settings, SettingsError, StreamSpec, quantity
 
 Array = NDArray[np.float64]
-_FULL = 97.0  # percentile of what answers at all that counts as certain
+_STRONG = 97.0  # percentile of what answers at all; half of it is as likely a line as not
 _NORMAL = 1.4826  # standard deviation over median absolute deviation, for Gaussian noise
 _SMALLEST = 3  # lines, and pixels of a line, before there is anything to see
 
@@ -88,8 +88,8 @@ class Ridges(ScanTransform):
             return None
         found = ridge_map(image, p.lines, p.contrast, (p.narrow, p.wide), level=p.level)
         answers = found[found > 0]
-        full = float(np.percentile(answers, _FULL)) if answers.size else 1.0
-        scaled = np.where(known, np.minimum(found / full, 1.0), np.nan)
+        even = float(np.percentile(answers, _STRONG)) / 2 if answers.size else 1.0
+        scaled = np.where(known, found**2 / (found**2 + even**2), np.nan)  # never full: the order of the pixels stays
         return {"mean": scaled.astype(np.float32)[None]}
 
 

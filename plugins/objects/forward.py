@@ -172,6 +172,7 @@ class Forward(Plan):
             reference = yield from Reference.taken(
                 overview, region, p.shape, p.register_topic or p.topic, p.register_side, dwell(ctx.info, p.dwell_time)
             )
+            tally.registered(0, (yield from reference.look(p.tolerance / 2)))
         failures = 0
         for i, place in enumerate(places):
             if reference is not None and i and i % p.register_every == 0:

@@ -25,7 +25,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Reference:
-    """How the part is scanned, and what it looked like. pixel (x, y) [m]."""
+    """How the part is scanned, and what it looked like. pixel (x, y) [m].
+
+    The part is looked at once right after the overview: that took long, and how far the specimen moved meanwhile is
+    no measure of its speed from then on. Until there is a second look nothing is known of the speed, so the first one
+    counts as poorly known.
+    """
 
     scan: Scan
     topic: str
@@ -34,9 +39,9 @@ class Reference:
 
     @classmethod
     def taken(
-        cls, overview: Result, region: Region, shape: tuple[int, int], topic: str, side: int, dwell_time: float
-    ) -> Generator[Any, Any, Reference]:
-        """Choose the part of `side` pixels with the most contrast in an overview, and begin to count drift from it.
+        cls, overview: Result, region: Region, shape: tuple[int, int], topic: str, side: int, dwell_time: float,
+    ) -> Generator[Any, Any, Reference]:  # fmt: skip
+        """Choose the part of `side` pixels with the most contrast in an overview.
 
         Raises RefusedError when the overview shows nothing to go by.
         """
@@ -53,15 +58,17 @@ class Reference:
             region.centre_x + c * right - s * down, region.centre_y + s * right + c * down,
             columns * pixel[0], rows * pixel[1], region.rotation,
         )  # fmt: skip
-        yield Register((0.0, 0.0), _KNOWN * max(pixel))
         scan = Scan(part, (rows, columns), dwell_time, frame="specimen")
         return cls(scan, topic, Moved(as_text(values[3:]), rows, columns), pixel)
 
-    def look(self) -> Generator[Any, Any, Look]:
-        """Scan the part again and tell the gate; raises RefusedError for a poor registration or a jump."""
+    def look(self, least: float = _KNOWN) -> Generator[Any, Any, Look]:
+        """Scan the part again and tell the gate; raises RefusedError for a poor registration or a jump.
+
+        least: how well it is known at best [px].
+        """
         seen: Result = yield self.scan
         x, y, sigma, ratio = yield Reduce(seen, self.topic, self.before)
-        metres = min(1.0, max(sigma, _KNOWN) * max(self.pixel))
+        metres = min(1.0, max(sigma, least) * max(self.pixel))
         shift = (x * self.pixel[0], y * self.pixel[1])
         yield Register(shift, metres, ratio)
         return Look(shift, metres, ratio)

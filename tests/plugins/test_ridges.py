@@ -38,7 +38,7 @@ def test_dark_lines_answer_and_bright_ones_where_they_are_asked_for() -> None:
     assert 0 <= dark.min() <= dark.max() <= 1
     assert dark[5:-5, [12, 36]].min() > 0.6
     assert np.median(dark[5:-5, [4, 24, 44]]) < 0.05
-    assert np.median(bright[5:-5, [12, 36]]) < 0.1 < 0.9 < np.median(bright[5:-5, [10, 14]])
+    assert np.median(bright[5:-5, [12, 36]]) < 0.1 < 0.7 < np.median(bright[5:-5, [10, 14]])
     assert np.median(both[5:-5, [10, 14]]) > 0.3
     assert both[5:-5, [12, 36]].min() > 0.6
     assert run(1 - walls(), lines="bright", contrast="difference")[5:-5, [12, 36]].min() > 0.6
@@ -55,7 +55,7 @@ def test_a_wall_in_a_weak_domain_counts_as_much_by_its_ratio() -> None:
 def test_steps_between_lines_are_levelled_out() -> None:
     stepped = walls() + np.random.default_rng(2).normal(size=(64, 1))
     plain, level = (run(stepped, contrast="difference", level=on) for on in (False, True))
-    assert np.median(level[5:-5, [4, 24, 44]]) < 0.1 < np.median(plain[5:-5, [4, 24, 44]])
+    assert level[5:-5, [4, 24, 44]].mean() < 0.02 < 0.15 < plain[5:-5, [4, 24, 44]].mean()
     with pytest.raises(SettingsError, match="level"):
         convert(Ridges.Parameters, {"level": True})
 
