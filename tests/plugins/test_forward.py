@@ -34,6 +34,9 @@ from probeloop.api import (
     Result,
     Scan,
 )
+from probeloop.data.settings import convert
+from probeloop.rig.drop_ins import faults
+from probeloop.rig.load import load
 from probeloop.testing.check_plan import check_plan
 
 STEP = 4e-9
@@ -340,3 +343,14 @@ def test_a_topic_that_nobody_makes_is_named() -> None:
 def test_the_plan_survives_a_kill_at_every_step(changes: dict[str, Any]) -> None:
     wanted = {"topic": "map", "shape": (48, 48), "register_side": 48, "threshold": 0.5, **changes}
     assert check_plan(Forward, msgspec.convert(wanted, Forward.Parameters)) == []
+
+
+@pytest.mark.parametrize("name", ["spm-forward", "pto-forward", "stem-forward"])
+def test_the_shipped_rigs_name_what_there_is(name: str) -> None:
+    rig = load(name)
+    assert faults(rig) == []
+    made = {f"{instance}.{topic}" for instance in rig.plugins for topic in ("mean", "flat", "map", "table")}
+    for plan in rig.plans:
+        if plan.use == "forward":
+            asked = Forward(convert(Forward.Parameters, plan.parameters)).inputs()
+            assert set(asked) <= made
