@@ -22,9 +22,9 @@ class LossCentroid(Scalarizer):
         least: signal over its own noise, below which the value is invalid.
         """
 
-        low: Annotated[float, quantity("eV", ge=0, le=10_000)] = 453.0
-        high: Annotated[float, quantity("eV", ge=0, le=10_000)] = 470.0
-        before: Annotated[float, quantity("eV", ge=1, le=1000)] = 50.0
+        low: Annotated[float, quantity("eV", ge=0, le=10_000)] = 10.0
+        high: Annotated[float, quantity("eV", ge=0, le=10_000)] = 25.0
+        before: Annotated[float, quantity("eV", ge=1, le=1000)] = 8.0
         least: Annotated[float, quantity("", ge=0, le=1e6)] = 5.0
 
         def problems(self) -> Iterable[str]:

@@ -91,6 +91,9 @@ ENERGY = Axis("energy_loss", 1500, 0.1, 350.0, "eV")
 SPEC = StreamSpec("spectrum", "spectra", "<u4", sig=(ENERGY,), units="counts")
 
 
+TITANIUM = LossCentroid.Parameters(low=453.0, high=470.0, before=50.0)
+
+
 def spectrum(at: float, counts: float = 200.0, seed: int = 0, background: float = 400.0) -> Any:
     energy = ENERGY.values()
     line = counts * np.exp(-(((energy - at) / 2) ** 2) / 2)
@@ -98,7 +101,7 @@ def spectrum(at: float, counts: float = 200.0, seed: int = 0, background: float 
 
 
 def test_a_line_is_found_where_it_is_with_the_error_that_it_has() -> None:
-    plugin = LossCentroid()
+    plugin = LossCentroid(TITANIUM)
     found = [plugin.scalarize(spectrum(461.5, seed=seed), SPEC) for seed in range(60)]
     values, sigmas, valid = (np.array(each) for each in zip(*found, strict=True))
     assert valid.all()
@@ -109,7 +112,7 @@ def test_a_line_is_found_where_it_is_with_the_error_that_it_has() -> None:
 
 
 def test_without_a_line_or_an_axis_there_is_no_value() -> None:
-    plugin = LossCentroid()
+    plugin = LossCentroid(TITANIUM)
     assert not any(plugin.scalarize(spectrum(461.5, 0.0, seed), SPEC)[2] for seed in range(20))
     assert not plugin.scalarize(np.zeros(1500), SPEC)[2]
     short = StreamSpec("spectrum", "spectra", "<u4", sig=(Axis("energy_loss", 100, 0.1, 450.0, "eV"),))
