@@ -192,6 +192,7 @@ from .plugin.contract import (
     Policy as Policy,
     Propose as Propose,
     Reduce as Reduce,
+    Register as Register,
     Reward as Reward,
     Scalarizer as Scalarizer,
     ScanTransform as ScanTransform,

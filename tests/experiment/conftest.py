@@ -21,6 +21,7 @@ from probeloop.data.driver import Grid, InstrumentInfo
 from probeloop.data.errors import RefusedError
 from probeloop.data.frame import BlockFlag, FrameBlock, FrameBuffer, FrameFlag
 from probeloop.data.limits import Limits
+from probeloop.data.scan import Position
 from probeloop.data.settings import convert
 from probeloop.discover import load_class as found_class
 from probeloop.experiment.budget import Allowance, Budget
@@ -123,6 +124,7 @@ class Rig:
         self.jumps_checked = True
         self.readback: dict[str, Any] = {}
         self.log: list[Command] = []
+        self.registered: list[tuple[Position, float, float]] = []
         self.submits: list[tuple[Command, Cause, Trace]] = []
         self.dry_runs: list[Command] = []
         self.events: list[Event] = []
@@ -159,6 +161,11 @@ class Rig:
         done = Done(id=self._id, result=self._result(command, cost))
         self.after(done)
         return Accepted(self._id, cost)
+
+    def register(self, shift: Position, sigma: float, peak_ratio: float) -> None:
+        if peak_ratio < 1.5:
+            raise RefusedError("the registration failed", "peak_ratio", "at least 1.5")
+        self.registered.append((shift, sigma, peak_ratio))
 
     def after(self, done: Done) -> None:
         """Say that a command is done."""

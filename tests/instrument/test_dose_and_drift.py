@@ -119,6 +119,21 @@ def test_the_operator_registers_a_reference_by_request() -> None:
     assert isinstance(rig.handle(control.SetParameters("lens", {})), control.Refused)
 
 
+def test_a_reference_from_where_the_specimen_was_thought_to_be_is_recorded_as_the_drift_in_all() -> None:
+    rig = LocalInstrument(FakeDriver(modality="stem"))
+    first = {"x": 1e-9, "y": -2e-9, "sigma": 1e-9}
+    assert isinstance(rig.handle(control.SetParameters("drift", first)), control.Accepted)
+    moved = {"x": 5e-10, "y": 1e-10, "sigma": 1e-9, "peak_ratio": 3.0, "relative": True}
+    assert isinstance(rig.handle(control.SetParameters("drift", moved)), control.Accepted)
+    assert rig.desk.drift.offset == pytest.approx((1.5e-9, -1.9e-9))
+    told = [each.data for each in rig.events if isinstance(each, control.StateChange) and each.target == "drift"]
+    assert (told[-1]["x"], told[-1]["y"]) == pytest.approx((1.5e-9, -1.9e-9))
+    assert "relative" not in told[-1]
+    poor = rig.handle(control.SetParameters("drift", moved | {"peak_ratio": 1.2}))
+    assert isinstance(poor, control.Refused)
+    assert poor.limit == "peak_ratio"
+
+
 def test_a_coarse_scan_lays_every_pixel_whole_and_once_also_at_the_edge() -> None:
     dose = DoseMap(LOW, HIGH, 0.0)
     step = 6 * float(dose.cell[0])

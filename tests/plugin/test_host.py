@@ -214,6 +214,43 @@ def test_generations_of_another_shape_and_type_are_declared_anew(bus: Bus, camer
     reader.close()
 
 
+def test_a_scan_transform_behind_another_sees_each_of_its_pictures(bus: Bus, camera: Camera, hosted: Any) -> None:
+    class Count(ScanTransform):
+        """Pixels so far, as a picture."""
+
+        every = "block"
+
+        def outputs(self, spec: StreamSpec) -> dict[str, StreamSpec]:
+            return {"map": StreamSpec("map", "image", "<f8", sig=(Axis("y", 1), Axis("x", 1)))}
+
+        def update(self, data: Any, mask: Any = None) -> dict[str, Any]:
+            return {"map": np.full((1, 1, 1), float(mask.sum()) if data.ndim > 2 else data.item() + 0.5)}
+
+    first = hosted(Count())
+    second = hosted(Count(), instance={"input": ("p.map",), "name": "q"})
+    reader = Subscriber(bus, "q.map", "lossless")
+    camera.scan(1)
+    for host in (first, second):
+        while host.step():
+            pass
+    assert [block.data.item() for block in read(reader) if block.count] == [16.5, 32.5, 48.5, 64.5]
+    reader.close()
+
+
+def test_what_a_scan_transform_cannot_use_is_told_once_a_scan(camera: Camera, hosted: Any) -> None:
+    class Fussy(MapMean):
+        def update(self, data: Any, mask: Any = None) -> Any:
+            self.notice = "too dark: open the shutter"
+
+    host = hosted(Fussy())
+    for generation in (1, 2):
+        camera.scan(generation)
+        while host.step():
+            pass
+    told = [event.text for event in host.events if isinstance(event, Remark)]
+    assert told == ["p: too dark: open the shutter"] * 2
+
+
 @pytest.mark.parametrize(
     ("returned", "words"),
     [

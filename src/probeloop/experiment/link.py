@@ -12,8 +12,21 @@ from ..bus.node import Bus
 from ..bus.request import Client
 from ..data.clock import Clock
 from ..data.commands import Command
-from ..data.control import Accepted, Cause, Event, Refused, Reply, Request, Submit, Trace, decode_reply, encode
+from ..data.control import (
+    Accepted,
+    Cause,
+    Event,
+    Refused,
+    Reply,
+    Request,
+    SetParameters,
+    Submit,
+    Trace,
+    decode_reply,
+    encode,
+)
 from ..data.errors import BusError, RefusedError, WireError
+from ..data.scan import Position
 from .controls import Ended
 from .setup import HOLDER
 
@@ -72,7 +85,14 @@ class BusGate:
 
     def submit(self, command: Command, cause: Cause, trace: Trace, dry_run: bool = False) -> Accepted:
         """Hand a command over; raises RefusedError, and Ended when the epoch is over or the lease gone."""
-        request = Submit(command, HOLDER, self._epoch, cause, trace, dry_run=dry_run)
+        return self._asked(Submit(command, HOLDER, self._epoch, cause, trace, dry_run=dry_run))
+
+    def register(self, shift: Position, sigma: float, peak_ratio: float) -> None:
+        """Tell how far the specimen is from where it was thought to be [m]; raises RefusedError, and Ended."""
+        values = {"x": shift[0], "y": shift[1], "sigma": sigma, "peak_ratio": min(peak_ratio, 1e9), "relative": True}
+        self._asked(SetParameters("drift", values))
+
+    def _asked(self, request: Request) -> Accepted:
         try:
             reply = self._link.ask(request)
         except BusError as error:
@@ -83,7 +103,7 @@ class BusGate:
             if reply.limit in OVER:
                 raise Ended("stop", reply.reason)
             raise RefusedError(reply.reason, reply.limit, reply.allowed)
-        raise Ended("stop", f"the instrument answered {type(reply).__name__} to a command")
+        raise Ended("stop", f"the instrument answered {type(reply).__name__} to a plan")
 
     def close(self) -> None:
         """Leave."""

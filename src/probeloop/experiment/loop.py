@@ -28,6 +28,7 @@ from ..plugin.contract import (
     Observe,
     Propose,
     Reduce,
+    Register,
     Scalarizer,
     Step,
     Submit,
@@ -51,6 +52,10 @@ class Gate(Protocol):
 
     def submit(self, command: Command, cause: Cause, trace: Trace, dry_run: bool = False) -> Accepted:
         """Hand a command over; raises RefusedError, and Ended when the epoch is over or the lease gone."""
+        ...
+
+    def register(self, shift: Position, sigma: float, peak_ratio: float) -> None:
+        """Tell how far the specimen is from where it was thought to be [m]; raises RefusedError, and Ended."""
         ...
 
 
@@ -158,6 +163,9 @@ class Loop:
                     return Answer(self._observe(step))
                 case Reduce():
                     return Answer(self._reduce(step))
+                case Register():
+                    self._gate.register(step.shift, step.sigma, step.peak_ratio)
+                    return Answer()
                 case Propose():
                     return Answer(self._propose(step))
                 case Checkpoint():

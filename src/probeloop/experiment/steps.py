@@ -17,13 +17,14 @@ from ..data.commands import COMMANDS, Command
 from ..data.control import Cost, Result
 from ..data.errors import PlanError, ProbeloopError, RefusedError
 from ..data.scan import Position
-from ..plugin.contract import Checkpoint, Observation, Observe, Propose, Reduce, Step, Submit, Ticket, Wait
+from ..plugin.contract import Checkpoint, Observation, Observe, Propose, Reduce, Register, Step, Submit, Ticket, Wait
 
 _KINDS: dict[type, str] = {
     Submit: "submit",
     Wait: "wait",
     Observe: "observe",
     Reduce: "reduce",
+    Register: "register",
     Propose: "propose",
     Checkpoint: "checkpoint",
     **dict.fromkeys(COMMANDS.values(), "command"),
@@ -34,6 +35,7 @@ _ANSWERS: dict[str, Any] = {
     "wait": tuple[Result, ...],
     "observe": tuple[Observation, ...],
     "reduce": tuple[float, ...],
+    "register": None,
     "propose": tuple[Position, ...],
     "checkpoint": None,
 }

@@ -55,10 +55,14 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DropIn(ABC):
-    """Common to all kinds: `Parameters`, and `parameters`, which the host replaces between two blocks."""
+    """Common to all kinds: `Parameters`, and `parameters`, which the host replaces between two blocks.
+
+    notice: what a transform can't use of its last input, and what to do about it; the host tells it once a scan.
+    """
 
     Parameters: ClassVar[type[Settings]] = NoParameters
     parameters: Any
+    notice: str = ""
 
     def __init__(self, parameters: Settings | None = None, context: Context | None = None) -> None:
         self.parameters = parameters if parameters is not None else self.Parameters()
@@ -217,6 +221,18 @@ class Reduce(msgspec.Struct, frozen=True):
     function: Callable[[NDArray[Any]], tuple[float, ...]]
 
 
+class Register(msgspec.Struct, frozen=True):
+    """Plan step: tell the gate how far the specimen is from where its drift was thought to put it; get None.
+
+    shift (x, y) [m], sigma [m], peak_ratio: of the highest correlation to the second. A poor peak, or a jump over
+    three sigma, raises RefusedError at the yield. Commands with frame = "specimen" go by it from then on.
+    """
+
+    shift: Position
+    sigma: float
+    peak_ratio: float = 1e9
+
+
 class Checkpoint(msgspec.Struct, frozen=True):
     """Plan step: how far it is (0-1), and a line for the operator."""
 
@@ -234,7 +250,7 @@ class Propose(msgspec.Struct, frozen=True):
     positions: tuple[Position, ...]
 
 
-Step = Command | Submit | Wait | Observe | Reduce | Propose | Checkpoint
+Step = Command | Submit | Wait | Observe | Reduce | Register | Propose | Checkpoint
 PlanSteps = Generator[Any, Any, dict[str, Any]]
 
 
@@ -258,10 +274,11 @@ class Plan(DropIn):
     """A deterministic generator of (parameters, seed, answers): no clock, no file, no global.
 
     It yields steps and is sent their answers: a command gives its Result; Submit a Ticket; Wait, Observe, Reduce,
-    Propose tuples; Checkpoint None. It returns a summary (plain data) that must hold "succeeded": bool and "message".
-    A refused command raises RefusedError, a failed one DriverError, at the yield. A plan that is out of budget,
-    aborted or stopped gets a RefusedError whose `limit` is "budget", "abort" or "stop" at its next step: it may
-    catch it to return what it has. After "budget" only what measures nothing is answered, after the others nothing.
+    Propose tuples; Register, Checkpoint None. It returns a summary (plain data) that must hold "succeeded": bool and
+    "message". A refused command raises RefusedError, a failed one DriverError, at the yield. A plan that is out of
+    budget, aborted or stopped gets a RefusedError whose `limit` is "budget", "abort" or "stop" at its next step: it
+    may catch it to return what it has. After "budget" only what measures nothing is answered, after the others
+    nothing.
     """
 
     def inputs(self) -> tuple[str, ...]:
@@ -304,5 +321,5 @@ def input_fault(cls: type[DropIn], topics: Sequence[str]) -> tuple[str, str] | N
 __all__ = [
     "KINDS", "Cause", "Checkpoint", "Context", "DropIn", "FrameTransform", "JoinTransform", "NoParameters",
     "Observation", "Observe", "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Propose", "Reduce",
-    "Reward", "Scalarizer", "ScanTransform", "Step", "Submit", "Ticket", "Wait", "input_fault", "kind_of",
+    "Register", "Reward", "Scalarizer", "ScanTransform", "Step", "Submit", "Ticket", "Wait", "input_fault", "kind_of",
 ]  # fmt: skip

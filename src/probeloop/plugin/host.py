@@ -77,6 +77,7 @@ class Host:
         self._refused = False
         self._finished = np.zeros(0, bool)
         self._map: ScanSoFar | None = None
+        self._noticed: set[str] = set()
 
     @property
     def readers(self) -> tuple[Subscriber, ...]:
@@ -252,6 +253,7 @@ class Host:
 
     def _begin_generation(self, generation: int, specs: tuple[StreamSpec, ...]) -> None:
         fresh = self._seen is None
+        self._noticed.clear()
         self._seen, self._refused = (generation, specs), False
         mapped = specs[0].nav and specs[0].sync != "none"
         self._finished = np.zeros(int(np.prod(specs[0].nav_shape, dtype=np.int64)) if mapped else 0, bool)
@@ -329,8 +331,12 @@ class Host:
             self._publish(block, arrays, flags, block.index, whole_scan=True)
 
     def scan_call(self, call: Callable[[], Any]) -> Any:
-        """Call into the plug-in under the watchdog's eye."""
-        return self._called(call)
+        """Call into the plug-in under the watchdog's eye; what it can't use is told, once a scan."""
+        made = self._called(call)
+        if self.plugin.notice and self.plugin.notice not in self._noticed:
+            self._noticed.add(self.plugin.notice)
+            self.report(Remark(text=f"{self.instance.name}: {self.plugin.notice}", level="warning"))
+        return made
 
     def _catch_up(self) -> bool:
         """Do one piece of what is left over."""

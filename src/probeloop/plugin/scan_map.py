@@ -16,6 +16,7 @@ from ..data.frame import BlockFlag, FrameBlock
 from .contract import ScanTransform
 
 _NOTHING = BlockFlag(0)
+_PAUSES = 9  # times as long as a picture took, until the next one "every seconds": others work in this process too
 
 
 class Stage(Protocol):
@@ -78,8 +79,8 @@ class ScanSoFar:
             self._emit(host)
 
     def _put(self, block: FrameBlock) -> None:
-        if self._map is None or self._mask is None:
-            self._map = block.data[0].copy()
+        if self._map is None or self._mask is None or self.spec.kind == "image":
+            self._map = block.data[-1].copy()  # each is the whole picture so far
             self._mask = np.isfinite(self._map)
             return
         pixels = assemble(self.spec, block, self._map)
@@ -106,9 +107,11 @@ class ScanSoFar:
         seen.flags.writeable = False
         if mask is not None:
             mask.flags.writeable = False
+        began = time.monotonic_ns()
         arrays = host.scan_call(lambda: self.plugin.update(seen, mask))
         host.publish_scan(self._last, arrays, _NOTHING)
-        self._due_ns = time.monotonic_ns() + int(self.plugin.interval * 1e9)
+        now = time.monotonic_ns()
+        self._due_ns = now + max(int(self.plugin.interval * 1e9), _PAUSES * (now - began))
 
 
 def _last_frame(block: FrameBlock) -> FrameBlock:

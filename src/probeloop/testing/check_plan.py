@@ -37,6 +37,7 @@ from ..plugin.contract import (
     Policy,
     Propose,
     Reduce,
+    Register,
     Submit,
     Ticket,
     Wait,
@@ -83,7 +84,7 @@ class Pretended:
                 return tuple(float(v) for v in np.atleast_1d(np.asarray(step.function(_map(step.result)), float)))
             case Propose():
                 return step.positions
-            case Checkpoint():
+            case Register() | Checkpoint():
                 return None
         raise ContractError(f"it yields {step!r:.80}, which is no step", "yield commands, or steps of probeloop.api")
 
