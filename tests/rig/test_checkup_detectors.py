@@ -38,7 +38,7 @@ def test_it_ends_well_and_names_what_it_cannot_check(served: Any, launch: Callab
     with served() as settings:
         run = launch("checkup", served.__name__, *(word for each in settings for word in ("--set", each)))
         made = run.summary()
-        assert run.popen.returncode == 0
+    assert run.popen.returncode == 0, f"{made['problems']}, {made['checks']}: {run.err}"
     assert made["problems"] == []
     assert set(made["cannot"]) == NAMED
     verdicts = {each["check"]: each["verdict"] for each in made["checks"]}
