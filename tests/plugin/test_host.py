@@ -283,6 +283,26 @@ def test_warnings_of_outputs_become_remarks(camera: Camera, hosted: Any) -> None
     assert [e.text for e in host.events if isinstance(e, Remark)] == ["p: collects 4 % beyond the calibrated range"]
 
 
+def test_warnings_within_a_scan_become_remarks(camera: Camera, hosted: Any) -> None:
+    import warnings
+
+    class Warns(MapMean):
+        """Warns once, at the second block."""
+
+        def update(self, data: Any, mask: Any = None) -> dict[str, Any]:
+            if mask.sum() == 32:
+                warnings.warn("the map is saturated", stacklevel=2)
+            return super().update(data, mask)
+
+    camera.spec = StreamSpec("camera", "values", "<f4", camera.spec.nav)
+    host = hosted(Warns())
+    camera.scan(1)
+    while host.step():
+        pass
+    assert [e.text for e in host.events if isinstance(e, Remark)] == ["p: the map is saturated"]
+    assert host.state == "running"
+
+
 def test_a_scan_transform_sees_the_map_so_far_and_the_end(bus: Bus, camera: Camera, hosted: Any) -> None:
     camera.spec = StreamSpec("camera", "values", "<f4", camera.spec.nav)
     host, reader = hosted(MapMean()), Subscriber(bus, "p.mean", "lossless")

@@ -329,8 +329,16 @@ class Host:
             self._publish(block, arrays, flags, block.index, whole_scan=True)
 
     def scan_call(self, call: Callable[[], Any]) -> Any:
-        """Call into the plug-in under the watchdog's eye."""
-        return self._called(call)
+        """Call into the plug-in under the watchdog's eye; what it warns of is told to the operator."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("always", category=UserWarning)
+            made = self._called(call)
+        for each in caught:
+            if each.category is UserWarning:
+                self.report(Remark(text=f"{self.instance.name}: {each.message}", level="warning"))
+            else:
+                warnings.showwarning(each.message, each.category, each.filename, each.lineno)
+        return made
 
     def _catch_up(self) -> bool:
         """Do one piece of what is left over."""
