@@ -28,6 +28,7 @@ _EXAMPLES = {
     "probeloop bench bus --seconds 40\n  probeloop bench detectors --json\n  "
     "probeloop bench load --rate 1000 --seconds 60\n  probeloop bench drivers --what merlin --json\n  "
     "probeloop bench chaos --minutes 5 --seed 1",
+    "train": "probeloop train segment --quick --out walls.safetensors\n  probeloop train segment mine.toml --seed 3",
     "doctor": "probeloop doctor\n  probeloop doctor --live --connect stem --seconds 10",
     "schema": "probeloop schema commands",
 }
@@ -124,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         "name",
         help="what to measure: loop (a drop-in's own), simulator (a simulator's speed and truth), bus (the "
         "transport), detectors (sums over frames), drivers (of instruments of others, against programs of others), "
-        "load (a whole rig under a camera that waits for nobody) or chaos (faults in running rigs)",
+        "load (a whole rig under a camera that waits for nobody), chaos (faults in running rigs) or a drop-in, such "
+        "as segment",
     )
     bench.add_argument("--what", help="for loop and simulator: which drop-in (default: autofocus, stem); for "
                        "drivers: merlin, dectris_v1, dectris_v2 or load (default: all but load)")  # fmt: skip
@@ -138,6 +140,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--minutes", type=float, default=1.0, help="for chaos: how long (default: 1)")
     bench.add_argument("--faults", metavar="NAME,...", help="for chaos: only these (default: all)")
     bench.add_argument("--json", action="store_true", help="print as JSON")
+    train = add("train", "train what a drop-in learns; a run that was killed goes on when it is started again")
+    train.add_argument("name", help="the drop-in, such as segment")
+    train.add_argument("config", nargs="?", help="a .toml with its settings (default: the drop-in's own)")
+    train.add_argument("--quick", action="store_true", help="the drop-in's short training: minutes on two cores")
+    train.add_argument("--seed", type=int, help="seed of everything random")
+    train.add_argument("--out", metavar="FILE", help="file of the weights")
     doctor = add("doctor", "what this machine has and lacks, and the next move; --live: where a rig's time goes")
     doctor.add_argument("--live", action="store_true", help="watch a rig that runs: rates, losses, latency by stage")
     doctor.add_argument(

@@ -8,12 +8,15 @@ from probeloop import discover
 from probeloop.testing.check import check_class
 
 OF_ANOTHER_TEST = ("Plan", "Driver", "Simulator")
+NEEDS = {"Segment": ("torch", "safetensors")}  # libraries of an extra
 SHIPPED = [e for e in discover.found() if e.origin == "shipped" and e.kind not in OF_ANOTHER_TEST]
 
 
 @pytest.mark.parametrize("drop_in", SHIPPED, ids=lambda e: f"{e.kind}-{e.class_name}")
 def test_it_keeps_its_contract(drop_in: discover.Found) -> None:
     assert drop_in.error is None
+    for library in NEEDS.get(drop_in.class_name, ()):
+        pytest.importorskip(library, reason=f"no {library}: pip install 'probeloop[ml]'")
     assert list(check_class(discover.load(drop_in))) == []
 
 

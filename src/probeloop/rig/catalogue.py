@@ -6,12 +6,13 @@ import argparse
 import dataclasses
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..data.errors import BusError, DropInError, ProbeloopError
+from ..data.errors import BusError, DropInError, ProbeloopError, Problem, SettingsError
 from ..data.limits import Limits
 from ..discover import find, found, load_commands, user_folders
 from .load import apply_setting
@@ -153,14 +154,21 @@ def check(options: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def bench(options: argparse.Namespace) -> int:
-    """Run the bench that a drop-in offers, print its figures; exit code 1 when it says it did not pass."""
-    if options.name not in _MEASURED:
+def _measured(options: argparse.Namespace) -> str:
+    """Return the drop-in whose bench is meant: NAME of `bench NAME` itself, or --what of a group."""
+    if options.name in _MEASURED:
+        return options.what or _MEASURED[options.name]
+    if not any(each.path.is_dir() and options.name in (each.name, each.path.name) for each in found()):
         raise ProbeloopError(
             f"no bench {options.name!r} in this version",
-            f"{', '.join(_MEASURED)}, bus, detectors, drivers, load or chaos: probeloop bench loop --what autofocus",
+            f"{', '.join(_MEASURED)}, bus, detectors, drivers, load, chaos, or a drop-in: probeloop bench segment",
         )
-    what = options.what or _MEASURED[options.name]
+    return str(options.name)
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Run the bench that a drop-in offers, print its figures; exit code 1 when it says it did not pass."""
+    what = _measured(options)
     made = load_commands(what)
     run: Any = getattr(made, "bench", None)
     if run is None:
@@ -170,6 +178,29 @@ def bench(options: argparse.Namespace) -> int:
 
     emit_json(figures)
     return 0 if figures.get("ok", True) else 1
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train what a drop-in learns, say how far it is, print what it came to."""
+    made = load_commands(options.name)
+    run: Any = getattr(made, "train", None)
+    if run is None:
+        raise DropInError(f"{options.name!r} learns nothing", "its commands.py needs a function train(config)")
+    config = _settings_of(Path(options.config)) if options.config else {}
+    named = {"seed": options.seed, "out": options.out, "quick": options.quick or None}
+    config |= {name: value for name, value in named.items() if value is not None}
+    emit_json(run({**config, "progress": True}))
+    return 0
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    """Return a TOML file's settings; raises SettingsError when it can't be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError([Problem("config", f"can't read {path}: {error.strerror}", "a .toml file")]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError([Problem("config", f"{path}: {error}", "a .toml file")]) from None
 
 
 def _limits_in_force(rig_id: str) -> Limits:

@@ -1,0 +1,55 @@
+"""What is set on held-out pictures once the networks are trained: threshold, error estimate, score of frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from . import doubt, novelty
+from .ensemble import Ensemble, Prediction
+from .lamellae import lamellae
+from .picture import Picture, generator, near
+from .scores import Matched, calibration_error, counted, matched
+from .weights import Card
+
+THRESHOLDS = tuple(float(t) for t in np.arange(0.2, 0.66, 0.05).round(2))
+NEAR_WALLS = 5.0  # pixels, within which an estimate of errors is asked for
+_SAMPLED = 2000  # pixels a frame
+
+
+def calibrated(members: list[Any], card: Card, seed: int, frames: int = 240, size: int = 128) -> Card:
+    """Return the card with threshold, error estimate and frame score, from pictures of the calibration seeds."""
+    ensemble = Ensemble(members, card)
+    known: list[tuple[Picture, Prediction]] = []
+    for i in range(frames):
+        picture = lamellae(generator("calibration", seed, i), size)
+        known.append((picture, ensemble.predict(picture.values)))
+    some = known[: max(1, frames // 4)]
+    totals = {t: sum((matched(made.mean, picture, t) for picture, made in some), Matched()) for t in THRESHOLDS}
+    threshold = max(THRESHOLDS, key=lambda t: totals[t].f1)
+    mean, whitening, white, limit = novelty.fitted(np.stack([made.features for _, made in known]))
+    rng = generator("calibration", seed, frames)
+    clues, wrong = [], []
+    for picture, made in known[: max(1, frames // 2)]:
+        asked = np.flatnonzero(near(picture.line, NEAR_WALLS) & counted(picture))
+        chosen = rng.permutation(asked)[:_SAMPLED]
+        clues.append(doubt.margin(made.mean, made.spread, threshold).reshape(-1)[chosen])
+        wrong.append(((made.mean >= threshold) != picture.wall).reshape(-1)[chosen])
+    best = totals[threshold]
+    sure = [counted(picture) for picture, _ in some]
+    said = np.concatenate([made.mean[where] for (_, made), where in zip(some, sure, strict=True)])
+    true = np.concatenate([picture.wall[where] for (picture, _), where in zip(some, sure, strict=True)])
+    metrics = {"boundary_f1": round(best.f1, 4), "precision": round(best.precision, 4),
+               "recall": round(best.recall, 4), "ece": round(calibration_error(said, true), 4)}  # fmt: skip
+    return msgspec.structs.replace(
+        card,
+        threshold=threshold,
+        frame_mean=tuple(map(float, mean)),
+        frame_whitening=tuple(tuple(map(float, row)) for row in whitening),
+        frame_known=tuple(tuple(map(float, row)) for row in white.round(3)),
+        frame_limit=limit,
+        error=doubt.fitted(np.concatenate(clues), np.concatenate(wrong)),
+        trained={**card.trained, "calibration": {"seed": seed, "frames": frames, **metrics}},
+    )

@@ -1,0 +1,91 @@
+"""`probeloop train segment` and `probeloop bench segment`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from probeloop.api import Problem, SettingsError
+
+from .calibration import calibrated
+from .curves import curves
+from .ensemble import Ensemble
+from .quality import quality
+from .speed import speeds
+from .training import QUICK, Trainer, Training
+from .weights import SHIPPED, Card, load, save
+
+TARGETS: dict[str, tuple[str, float]] = {
+    "boundary_f1_in": (">=", 0.90),
+    "frame_ood_auroc": (">=", 0.90),
+    "x_torch_eager": (">=", 2.2),
+    "x_published_predictor": (">=", 4.0),
+}
+
+
+def train(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Train an ensemble as `config` says, write its weights to `out`, and return what it came to.
+
+    config: the fields of `Training`, besides `quick` (start from its settings), `out` (file of the weights; beside it
+    a folder NAME.training keeps checkpoint and curves) and `progress` (say how far it is, on standard error). Raises
+    SettingsError with every fault in it, DropInError without torch or for a checkpoint of another training.
+    """
+    given = dict(config)
+    out = Path(given.pop("out", None) or "walls.safetensors")
+    say = _say if given.pop("progress", False) else _silent
+    base = msgspec.to_builtins(QUICK if given.pop("quick", False) else Training())
+    unknown = sorted(set(given) - set(base))
+    if unknown:
+        raise SettingsError([Problem(name, "a training has no such setting", " | ".join(base)) for name in unknown])
+    try:
+        settings = msgspec.convert({**base, **given}, Training)
+    except msgspec.ValidationError as error:
+        raise SettingsError([Problem("training", str(error))]) from None
+    began = time.monotonic()
+    folder = out.with_suffix(".training")
+    trainer = Trainer(settings, folder, say)
+    members = trainer.run()
+    (folder / "curves.svg").write_text(
+        curves([stage.name for stage in trainer.plan], trainer.losses), encoding="utf-8"
+    )
+    say("sets threshold, error estimate and frame score on held-out pictures")
+    told = {**msgspec.to_builtins(settings), "start": Path(settings.start).name, "generator": "lamellae",
+            "seeds": "training"}  # fmt: skip
+    card = Card(settings.filters, settings.members, trained=told)
+    save(out, members, card)
+    stored, _ = load(out)  # as float16 has them
+    card = calibrated(stored, card, settings.seed, settings.held_out)
+    save(out, members, card)
+    made = {"out": str(out), "curves": str(folder / "curves.svg"), "seconds": time.monotonic() - began,
+            "loss": [each[-1] for each in trainer.losses], "threshold": card.threshold,
+            "bytes": out.stat().st_size, **card.trained["calibration"]}  # fmt: skip
+    say(f"{out}: boundary F1 {made['boundary_f1']:.3f} on held-out pictures, {made['bytes'] / 1e6:.1f} MB")
+    return made
+
+
+def bench(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Score the shipped ensemble, or that of `weights`, on pictures made from `seed`, and time it for `seconds`.
+
+    `ok` when all TARGETS are reached. Real pictures are not in it: see the rig `pto-forward`.
+    """
+    seed, seconds = int(options.get("seed") or 0), float(options.get("seconds") or 40.0)
+    ensemble = Ensemble.from_file(Path(options.get("weights") or SHIPPED))
+    found = quality(ensemble, seed)
+    found |= speeds(ensemble, seed, seconds)
+    reached = {name: found[name] >= limit for name, (_, limit) in TARGETS.items()}
+    return {**found, "seed": seed, "targets": {name: limit for name, (_, limit) in TARGETS.items()},
+            "reached": reached, "ok": all(reached.values())}  # fmt: skip
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _silent(text: str) -> None:
+    del text

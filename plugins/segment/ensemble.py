@@ -1,0 +1,118 @@
+"""An ensemble that stays live: every member stays in memory, in the form that predicts fastest."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from . import doubt, novelty
+from .network import bfloat_is_faster, for_inference, library
+from .prepare import LEAST, padded, prepared
+from .weights import SHIPPED, Card, load
+
+Image = NDArray[np.float32]
+_STRIP = 512 * 1024  # pixels that the members see at once; a larger map goes through in strips of lines
+_WARM = 256  # pixels a side that the networks are warmed up with at most
+_HALO = 64  # lines around a strip that its pixels look at
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """What an ensemble says of a map, (ny, nx) each.
+
+    mean: probability of wall, over the members. variance: of it, over the members. disagreement: deviation over the
+    three scales of the networks. spread: deviation of the members' logits. frame: the frame's score, above 1 it is
+    unlike the training pictures. features (k,): what that was made of. each (members, ny, nx): only where asked for.
+    """
+
+    mean: Image
+    variance: Image
+    disagreement: Image
+    spread: Image
+    frame: float
+    features: NDArray[np.float64]
+    each: Image | None = None
+
+
+class Ensemble:
+    """Networks and their card; `predict` takes a measured map."""
+
+    def __init__(self, members: list[Any], card: Card, device: str = "cpu", bfloat: bool | None = None) -> None:
+        self.card, self.device = card, device
+        self.bfloat = bfloat_is_faster(device) if bfloat is None else bfloat
+        self._warm: set[tuple[int, int]] = set()
+        self.networks = [for_inference(member, device, self.bfloat) for member in members]
+
+    @classmethod
+    def live(cls, path: Path, device: str) -> Ensemble:
+        """Return the ensemble of a file, or that in memory where it is the same; raises DropInError."""
+        try:
+            written = path.stat().st_mtime_ns
+        except OSError:
+            written = 0
+        return _live(path, written, device)
+
+    @classmethod
+    def from_file(cls, path: Path = SHIPPED, device: str = "cpu") -> Ensemble:
+        """Return the ensemble of a file; raises DropInError for one that can't be used."""
+        members, card = load(path)
+        return cls(members, card, device)
+
+    def warm(self, shape: tuple[int, int]) -> None:
+        """Let the networks see a map as large as `shape` (ny, nx), 256 pixels a side at most, once."""
+        some = (max(LEAST, min(shape[0], _WARM)), max(LEAST, min(shape[1], _WARM)))
+        if some not in self._warm:
+            self._passed(padded(np.zeros(some, np.float32)))
+            self._warm.add(some)
+
+    def predict(
+        self, values: NDArray[np.floating], there: NDArray[np.bool_] | None = None, *, keep_each: bool = False
+    ) -> Prediction:
+        """Return what the members say of a map (ny, nx); NaN, or where `there` is False = not measured.
+
+        Raises SettingsError for a map that can't be segmented.
+        """
+        shown = prepared(values, there)
+        ny, nx = shown.shape
+        lines = max(_HALO, _STRIP // nx // 4 * 4)
+        if ny <= lines:
+            sums = self._passed(padded(shown))
+        else:
+            parts = []
+            for top in range(0, ny, lines):
+                first, last = max(0, top - _HALO), min(ny, top + lines + _HALO)
+                part = self._passed(padded(shown[first:last]))
+                parts.append(part[:, top - first : min(ny, top + lines) - first])
+            sums = np.concatenate(parts, axis=1)
+        sums = sums[:, :ny, :nx]
+        each, disagreement = sums[:-1], sums[-1]
+        mean = each.mean(axis=0)
+        variance = each.var(axis=0)
+        features = novelty.features(shown, mean, variance, disagreement)
+        frame = novelty.score(features, self.card)
+        spread = doubt.logit(each).std(axis=0).astype(np.float32)
+        return Prediction(mean, variance, disagreement, spread, frame, features, each if keep_each else None)
+
+    def _passed(self, shown: Image) -> Image:
+        """Return (members + 1, ny, nx): every member's probability, then the disagreement of the scales."""
+        torch = library()
+        with torch.inference_mode():
+            x = torch.from_numpy(np.ascontiguousarray(shown))[None, None].to(self.device)
+            x = x.to(torch.bfloat16 if self.bfloat else torch.float32).to(memory_format=torch.channels_last)
+            made, apart = [], 0.0
+            for network in self.networks:
+                fused, sides = network.with_sides(x)
+                made.append(torch.sigmoid(fused[0, 0].float()))
+                apart = apart + torch.sigmoid(sides[0].float()).std(dim=0) / len(self.networks)
+            found: Image = torch.stack([*made, apart]).cpu().numpy()
+        return found
+
+
+@functools.lru_cache(maxsize=1)
+def _live(path: Path, written: int, device: str) -> Ensemble:
+    del written  # only makes a changed file another key
+    return Ensemble.from_file(path, device)
