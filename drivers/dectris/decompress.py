@@ -112,6 +112,15 @@ class Unpacker:
             raise DamagedError("its compressed blocks are damaged")
 
 
+def warm_up() -> None:
+    """Load the libraries that unpack, and compile our own kernels where they are used."""
+    unpacker, out = Unpacker(), np.zeros((2, 4), np.uint8)
+    for algorithm, data in _PROBE.items():
+        unpacker.unpack(Packed(algorithm, 1, "|u1", out.shape, data), out)  # type: ignore[arg-type]
+    if not (out == 1).all():
+        raise DamagedError("the libraries that unpack frames do not work here")
+
+
 def _bare(data: bytes, out: NDArray[Any]) -> None:
     """Unpack one bare LZ4 block, as stream v1 sends it."""
     from numcodecs.lz4 import decompress

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +133,15 @@ class Detector:
             raise DriverError(f"{self.simplon} is busy: its state is {state!r}", "wait for it, or STOP to abort it")
         if state not in ("idle", "unknown"):
             raise DriverError(f"{self.simplon} can't measure: its state is {state!r}", "initialize it at the DCU")
+
+    @contextlib.contextmanager
+    def unless(self, stopped: Callable[[], bool]) -> Iterator[None]:
+        """Ask and set parameters inside only while it is not `stopped`; raises DriverError then."""
+        self.simplon.stopped = stopped
+        try:
+            yield
+        finally:
+            self.simplon.stopped = lambda: False
 
     def prepare(self, timing: Timing) -> None:
         """Set it and its stream for a series; raises DriverError when the DCU has something else afterwards."""

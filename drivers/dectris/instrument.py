@@ -26,6 +26,7 @@ from probeloop.api import (
     StreamSpec,
 )
 
+from .decompress import warm_up
 from .detector import Detector, Timing
 from .intake import Expected, Intake, Parser
 from .port import DectrisPort
@@ -62,6 +63,7 @@ class Dectris:
     def __init__(self, parameters: DectrisSettings) -> None:
         self.parameters = parameters
         self.clock: Clock = MonotonicClock()
+        warm_up()  # seconds in a new process where the kernels are ours: not while a STOP may wait for a frame
         self._detector = Detector(parameters)
         self._sensor = self._detector.sensor()
         self._frame_times = self._detector.frame_times()
@@ -199,18 +201,20 @@ class Dectris:
         self._end()
         if self._armed:  # by an acquisition that nobody took
             self._abort()
-        detector.wake()
-        detector.prepare(timing)
-        self._sensor = sensor = detector.sensor()
+        with detector.unless(cancelled.is_set):
+            detector.wake()
+            detector.prepare(timing)
+            self._sensor = sensor = detector.sensor()
+            told = detector.read()
         expected = Expected(sensor.shape, sensor.bits // 8, len(p.channels), total)
-        read = {**detector.read(), "masked_value": 2**sensor.bits - 1, "stream": p.stream}
+        read = {**told, "masked_value": 2**sensor.bits - 1, "stream": p.stream}
         exposure_ns = round(float(read.get("exposure", timing.period)) * 1e9)
         self._intake = intake = self._make_intake(expected)
         try:
             intake.connect(p.timeout, cancelled.is_set)
             series = self._arm(cancelled)
             intake.expect(series if p.series == "arm" else None)
-            header = intake.wait_for_header(_HEADER_S)
+            header = intake.wait_for_header(_HEADER_S, cancelled.is_set)
             if cancelled.is_set():
                 raise DriverError("stopped while it was being armed", "scan again")
         except BaseException:
@@ -229,8 +233,8 @@ class Dectris:
             state=self._in_words, triggers=trigger or NoTriggers(),
         )  # fmt: skip
         frames = self._frames(run, intake, trigger.start if trigger else lambda: None, cancelled)
-        told = flat(header.config) if header is not None else {}
-        settings = {**read, **told, "series": intake.series if intake.series is not None else -1}
+        named = flat(header.config) if header is not None else {}
+        settings = {**read, **named, "series": intake.series if intake.series is not None else -1}
         spec = self._spec(sensor, nav, exposure_ns)
         return Acquisition("camera", spec, frames, frame_period_ns=round(timing.period * 1e9), settings=settings)
 

@@ -139,10 +139,15 @@ class Intake:
         """Let frames of this series through; None = of the first that announces itself from now on."""
         self.series, self._open = series, True
 
-    def wait_for_header(self, seconds: float) -> Header | None:
-        """Return the header of the series, None when it does not come in time."""
+    def wait_for_header(self, seconds: float, over: Callable[[], bool]) -> Header | None:
+        """Return the header of the series, None when it does not come in time, or it is `over`."""
         deadline = self._now_ns() + round(seconds * 1e9)
-        while self.header is None and self._now_ns() < deadline and len(self._sorted) < self._expected.held:
+        while (
+            self.header is None
+            and not over()
+            and self._now_ns() < deadline
+            and len(self._sorted) < self._expected.held
+        ):
             self._receive(_QUIET_S)
         return self.header
 

@@ -11,6 +11,7 @@ import errno
 import http.client
 import math
 import socket
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -82,6 +83,7 @@ class Simplon:
 
     def __init__(self, host: str, port: int, timeout: float, version: str = "") -> None:
         self.host, self.port, self.timeout = host, port, timeout
+        self.stopped: Callable[[], bool] = lambda: False  # asked between parameters: a DCU has dozens to be set
         try:
             self._address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
         except OSError as error:
@@ -92,6 +94,7 @@ class Simplon:
 
     def get(self, kind: Kind, name: str, module: str = "detector") -> Value:
         """Return a parameter; raises MissingError when the DCU does not have it."""
+        self._go_on()
         path = f"{module}/api/{self.version}/{kind}/{name}"
         body = self._request("GET", path)
         try:
@@ -108,6 +111,7 @@ class Simplon:
 
     def put(self, name: str, value: Any, module: str = "detector") -> None:
         """Set a parameter of the configuration."""
+        self._go_on()
         path = f"{module}/api/{self.version}/config/{name}"
         try:
             self._request("PUT", path, msgspec.json.encode({"value": value}))
@@ -143,6 +147,10 @@ class Simplon:
             ) from None
         number = told.get("sequence id", 0) if isinstance(told, dict) else 0
         return number if isinstance(number, int) else 0
+
+    def _go_on(self) -> None:
+        if self.stopped():
+            raise DriverError("stopped before it was armed", "scan again")
 
     def _named_version(self) -> str:
         """Ask for the version of the interface; a DCU that does not say is taken for one of 1.8.0."""

@@ -27,6 +27,7 @@ from probeloop.api import (
     StreamSpec,
 )
 
+from . import ring
 from .connection import closed, connect, drain
 from .control import ARMED, BUSY, Control, quietly
 from .decode import warm_up
@@ -69,9 +70,9 @@ class Merlin:
             self._control.close()
             raise
         self._depth = int(depth) if depth in _DEPTHS else 12
-        warm_up(
-            dtype_of(self._depth)
-        )  # a second or more in a new process: not while a STOP may wait for a scan's arming
+        # seconds in a new process: not while frames come, or a STOP waits for a scan's arming
+        warm_up(dtype_of(self._depth))
+        ring.warm_up()
         self._exposure: float | None = None
         self._period = 1e-3
         self._cancelled = threading.Event()
@@ -248,19 +249,27 @@ class Merlin:
 
     def _configure(self, frames: int, exposure: float, period: float, external: bool, soft: bool) -> None:
         """Set the detector for a run; every reply is checked."""
-        control, p = self._control, self.parameters
-        quietly(control, "STOPACQUISITION")  # also what a killed process left running
-        control.set("FILEENABLE", 0, optional=True)
-        self._headless = control.set("RUNHEADLESS", 1, optional=True)  # its software draws no pictures: faster
-        control.set("FILEFORMAT", 2 if p.file_format == "raw" else 0)
-        control.set("COUNTERDEPTH", self._depth)
-        control.set("CONTINUOUSRW", 0 if self._depth == 24 else 1)  # 24 bits take both counters
-        control.set("ACQUISITIONTIME", _milliseconds(exposure))
-        control.set("ACQUISITIONPERIOD", _milliseconds(period))
-        control.set("NUMFRAMESTOACQUIRE", frames)
-        control.set("NUMFRAMESPERTRIGGER", 1 if external else frames)
-        control.set("TRIGGERSTART", _EDGES[p.trigger_edge] if external else _SOFT if soft else _INTERNAL)
-        control.set("TRIGGERSTOP", _INTERNAL)
+        p = self.parameters
+        quietly(self._control, "STOPACQUISITION")  # also what a killed process left running
+        wanted = {
+            "FILEENABLE": 0,
+            "RUNHEADLESS": 1,
+            "FILEFORMAT": 2 if p.file_format == "raw" else 0,
+            "COUNTERDEPTH": self._depth,
+            "CONTINUOUSRW": 0 if self._depth == 24 else 1,  # 24 bits take both counters
+            "ACQUISITIONTIME": _milliseconds(exposure),
+            "ACQUISITIONPERIOD": _milliseconds(period),
+            "NUMFRAMESTOACQUIRE": frames,
+            "NUMFRAMESPERTRIGGER": 1 if external else frames,
+            "TRIGGERSTART": _EDGES[p.trigger_edge] if external else _SOFT if soft else _INTERNAL,
+            "TRIGGERSTOP": _INTERNAL,
+        }
+        for name, value in wanted.items():
+            if self._cancelled.is_set():  # a STOP does not wait for the rest
+                raise DriverError("stopped before it was armed", "scan again")
+            done = self._control.set(name, value, optional=name in ("FILEENABLE", "RUNHEADLESS"))
+            if name == "RUNHEADLESS":  # its software draws no pictures: faster
+                self._headless = done
 
     def _frames(self, run: Run, soft: bool) -> Generator[int, FrameBuffer, None]:
         try:

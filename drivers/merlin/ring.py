@@ -96,6 +96,15 @@ def check_slots(
     return count
 
 
+def warm_up() -> None:
+    """Have the kernels compiled, before the detector sends anything."""
+    memory, few = np.zeros(64, np.uint8), np.zeros(1, np.int64)
+    prefix, after = np.frombuffer(b"MPX", np.uint8), np.frombuffer(b",", np.uint8)
+    find_start(memory, 0, 64)
+    check_slots(memory, 0, 64, 1, prefix, after, 0, few, few)
+    length_of(memory, 0)
+
+
 def length_of(memory: NDArray[np.uint8], at: int) -> int:
     """Return how long the message at `at` says it is in all, prefix included [bytes]."""
     return 14 + int(_digits(memory, at + 4, 10))
