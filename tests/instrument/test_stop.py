@@ -287,3 +287,16 @@ def test_live_stops_against_two_policies(rig_id: str) -> None:
     assert sum(policy.accepted for policy in policies) > STOPS // 20  # the race did take place
     assert verdicts[-1] > STOPS // 20
     assert np.median(took) < 50e6
+
+
+def test_a_command_that_meets_a_latched_gate_at_execution_was_stopped_and_did_not_fail() -> None:
+    instrument = LocalInstrument(FakeDriver())
+    instrument.take()
+    instrument.submit(c.MoveProbe((1e-9, 1e-9)))
+    with instrument.desk.lock:  # the trip comes between the queue and the hardware
+        job = instrument.desk._queue.popleft()
+        instrument.desk.trip("a test")
+        instrument.desk.enqueue(job)
+    instrument.desk.run_next()
+    ends = [event for event in instrument.events if isinstance(event, control.Failed) and event.id == job.id]
+    assert [(end.stopped, "a test" in end.reason) for end in ends] == [(True, True)]

@@ -107,7 +107,8 @@ class Executor:
         desk = self._desk
         judged = job.stands(desk.basis, desk.now_ns()) or desk.judge(job.submit)
         if not judged.accepted:
-            self._fail(job, f"refused at execution: {judged.reason}; allowed: {judged.allowed or 'nothing'}")
+            words = f"refused at execution: {judged.reason}; allowed: {judged.allowed or 'nothing'}"
+            self._fail(job, words, stopped=judged.limit == "latched fault")
             return
         desk.began(job, judged.command)
         delivery: Delivery | None = None
