@@ -6,6 +6,7 @@ picture (rays). What a scan shows decides: rays are believed where they are far 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,7 +40,7 @@ class Seen:
         return cls(_WORLDS[int(flat[0])], Estimate.of(flat[1:8]), (flat[8], flat[9]))
 
 
-class Reading:
+class Reading(ABC):
     """A function of a map (ny, nx, K + 2); the plan's record knows it by its class's name.
 
     step: of the scan [m]. wavelength: [m]. world: the one it is known to be; None = try both. enough: significance
@@ -73,8 +74,9 @@ class Reading:
             data, score = spectra(images, self._step), contrast(values[..., -2], values[..., -1])
         return Seen(world, NOTHING if data is None else self._estimate(data, world), score)
 
+    @abstractmethod
     def _estimate(self, data: Spectra, world: World) -> Estimate:
-        raise NotImplementedError
+        """Return what such a reading makes of the data."""
 
 
 class FarReading(Reading):

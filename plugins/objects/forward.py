@@ -39,7 +39,8 @@ from probeloop.api import (
     quantity,
 )
 
-from .overview import at_places, dwell, ready, region_of
+from ..explore.area import dwell, ready
+from .overview import at_places, region_of
 from .points import KINDS, Point, Sample
 from .reference import Reference
 from .route import shortest

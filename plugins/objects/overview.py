@@ -1,17 +1,14 @@
-"""Where an overview is, and what makes an instrument ready for it."""
+"""Where an overview is, and where points on it are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from probeloop.api import Approach, InstrumentInfo, Read, Region, Result, SetDrive, Unblank
+from probeloop.api import InstrumentInfo, Region
 
 from .points import Point
 
-DWELL = 1e-3  # [s]
-DRIVE = 1.0  # of a lock-in measurement that says nothing else [V]
 INNER = 0.94  # of the region that the limits allow, where the specimen may drift
 
 
@@ -30,23 +27,3 @@ def at_places(region: Region, points: Sequence[Point]) -> tuple[tuple[float, flo
     return tuple(
         (region.centre_x + c * p.x - s * p.y, region.centre_y + s * p.x + c * p.y) for p in points
     )  # fmt: skip
-
-
-def dwell(info: InstrumentInfo, wanted: float | None) -> float:
-    """Return the dwell time [s]: the wanted one, else a millisecond, or what comes nearest to it."""
-    low, high = info.limits.dwell_time
-    return wanted if wanted is not None else min(max(DWELL, low), high)
-
-
-def ready(info: InstrumentInfo) -> Generator[Any, Any, None]:
-    """Make the instrument ready: beam on, tip at the surface and excited. The gate ends it."""
-    if "Unblank" in info.commands:
-        yield Unblank()
-    if "Approach" not in info.commands:
-        return
-    now: Result = yield Read()
-    if now.readback.get("feedback") not in ("engaged", "held"):
-        yield Approach()
-    if "SetDrive" in info.commands and not now.readback.get("drive"):
-        low, high = info.limits.knobs.get("drive", (0.0, DRIVE))
-        yield SetDrive(amplitude=min(max(DRIVE, low), high))
