@@ -93,6 +93,11 @@ def test_what_is_missing_is_named_and_the_speed_measured(
     assert "missing: merlin: libertem" in drivers.table(found)
 
 
+def test_a_part_of_which_nothing_could_be_checked_is_not_called_good() -> None:
+    bare: dict[str, Any] = {"cases": {}, "speed": {}, "missing": ["tickit is not there: make peers"]}
+    assert drivers.wrong(bare) == ["nothing could be checked: see what is missing"]
+
+
 @pytest.mark.parametrize("stream", [pytest.param("v1", marks=pytest.mark.bench), "v2"])
 def test_both_streams_of_dectris_are_measured(stream: Any, tmp_path: Path) -> None:
     if parties.rival("dectris_loop") is None:
