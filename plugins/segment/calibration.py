@@ -11,11 +11,11 @@ from . import doubt, novelty
 from .ensemble import Ensemble, Prediction
 from .lamellae import lamellae
 from .picture import Picture, generator, near
-from .scores import Matched, calibration_error, counted, matched
+from .scores import Matched, calibration_error, compared, counted, joined, ridge
 from .weights import Card
 
-THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65)
-WEAK = (0.1, 0.15, 0.2, 0.25, 0.3)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
+WEAK = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 NEAR_WALLS = 5.0  # pixels, within which an estimate of errors is asked for
 _SAMPLED = 2000  # pixels a frame
 
@@ -29,7 +29,11 @@ def calibrated(members: list[Any], card: Card, seed: int, frames: int = 240, siz
         picture = lamellae(generator("calibration", seed, i), size)
         known.append((picture, ensemble.predict(picture.values)))
     some = known[: max(1, frames // 2)]
-    totals = {each: sum((matched(made.mean, picture, *each) for picture, made in some), Matched()) for each in tried}
+    totals = dict.fromkeys(tried, Matched())
+    for picture, made in some:
+        crests = ridge(made.mean)
+        for each in tried:
+            totals[each] += compared(joined(crests, made.mean, *each), picture)
     threshold, weak = max(tried, key=lambda each: totals[each].f1)
     mean, whitening, white, limit = novelty.fitted(np.stack([made.features for _, made in known]))
     rng = generator("calibration", seed, frames)

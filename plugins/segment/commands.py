@@ -71,6 +71,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
 def _calibrated_again(source: Path, out: Path, settings: Training, say: Callable[[str], None]) -> dict[str, Any]:
     """Set threshold, error estimate and frame score of trained weights anew, and write them to `out`."""
     members, card = load(source)
+    card = msgspec.structs.replace(card, flipped=True)
     say(f"sets threshold, error estimate and frame score of {source.name} on held-out pictures")
     seed = int(card.trained.get("seed", settings.seed))
     card = calibrated(members, card, seed, settings.held_out)

@@ -36,9 +36,7 @@ class Ranges(msgspec.Struct, frozen=True):
 USUAL = Ranges()
 
 
-def lamellae(
-    rng: np.random.Generator, size: int = 128, kind: str | None = None, ranges: Ranges = USUAL
-) -> Picture:
+def lamellae(rng: np.random.Generator, size: int = 128, kind: str | None = None, ranges: Ranges = USUAL) -> Picture:
     """Return a picture (size, size). kind: one of KINDS; None = by chance."""
     kind = kind or str(rng.choice(KINDS, p=ranges.shares))
     x, y = _places(rng, size)

@@ -14,8 +14,8 @@ from .ensemble import Ensemble, Prediction
 from .foreign import SHIFTS, foreign
 from .lamellae import lamellae
 from .picture import Picture, generator, near
-from .specimens import scan
 from .scores import Matched, auroc, calibration_error, counted, entropy, interval, matched
+from .specimens import scan
 
 
 class Scored(msgspec.Struct):
@@ -76,8 +76,9 @@ def _scored(ensemble: Ensemble, picture: Picture, shift: str) -> Scored:
     assert made.each is not None
     limit = (ensemble.card.threshold, ensemble.card.weak)
     sure = counted(picture)
+    members = [matched(each, picture, *limit) for each in made.each]
     return Scored(
-        shift, matched(made.mean, picture, *limit), [matched(each, picture, *limit) for each in made.each], made.frame,
+        shift, matched(made.mean, picture, *limit), members, made.frame,
         _ranked(ensemble, picture, made), made.mean[sure], picture.wall[sure],
     )  # fmt: skip
 

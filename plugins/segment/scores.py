@@ -70,7 +70,9 @@ def ridge(probability: NDArray[np.floating]) -> Mask:
     low enough for faint walls would make one band of them.
     """
     blurred = ndi.gaussian_filter(probability.astype(np.float64), _BLUR, mode="nearest")
-    yy, xx, xy = (ndi.gaussian_filter(blurred, 0.7, order=order, mode="nearest") for order in ((2, 0), (0, 2), (1, 1)))
+    yy, xx, xy = (
+        ndi.gaussian_filter(blurred, 0.7, order=order, mode="nearest") for order in ((2, 0), (0, 2), (1, 1))
+    )
     turned = 0.5 * np.arctan2(2 * xy, xx - yy)  # of the eigenvector with the larger eigenvalue
     ny, nx = -np.cos(turned), np.sin(turned)  # a quarter turn on: the smaller one
     curved = 0.5 * (xx + yy) - np.hypot(0.5 * (xx - yy), xy)
@@ -86,24 +88,30 @@ def lines(probability: NDArray[np.floating], threshold: float, weak: float = 0.0
     They are its crests from `weak` on that are joined to a pixel from `threshold` on (hysteresis, Canny, IEEE PAMI 8
     (1986) 679). weak = 0: the middle of what is from `threshold` on. Raises DropInError without scikit-image.
     """
-    if not weak:
-        return thinned(probability >= threshold)
-    crest = ridge(probability) & (probability >= weak)
-    parts, _ = ndi.label(crest, np.ones((3, 3)))
-    kept = np.unique(parts[crest & (probability >= threshold)])
-    return thinned(np.isin(parts, kept[kept > 0]))
+    return joined(ridge(probability), probability, threshold, weak) if weak else thinned(probability >= threshold)
 
 
-def matched(
-    probability: NDArray[np.float32], picture: Picture, threshold: float, weak: float = 0.0
-) -> Matched:
-    """Match the predicted `lines` with the true ones: each pixel of one with at most one of the other.
+def joined(crests: Mask, probability: NDArray[np.floating], threshold: float, weak: float) -> Mask:
+    """Return the crests from `weak` on that are joined to a pixel from `threshold` on, one pixel wide."""
+    parts, count = ndi.label(crests & (probability >= weak), np.ones((3, 3)))
+    kept = np.zeros(count + 1, bool)
+    kept[parts[probability >= threshold]] = True
+    kept[0] = False
+    return thinned(kept[parts])
+
+
+def matched(probability: NDArray[np.float32], picture: Picture, threshold: float, weak: float = 0.0) -> Matched:
+    """Match the predicted `lines` with the true ones, see `compared`."""
+    return compared(lines(probability, threshold, weak), picture)
+
+
+def compared(found: Mask, picture: Picture) -> Matched:
+    """Match lines with the true ones: each pixel of one with at most one of the other.
 
     The matching is a largest one (Hopcroft and Karp 1973) of pairs within `TOLERANCE`, as in the Berkeley boundary
     benchmark (Martin, Fowlkes and Malik, IEEE PAMI 26 (2004) 530) but exact.
     """
     true = np.argwhere(thinned(picture.line))
-    found = lines(probability, threshold, weak)
     found_at = np.argwhere(found)
     if not len(true) or not len(found_at):
         free = int((found & ~near(picture.unseen, _HIDDEN)).sum())

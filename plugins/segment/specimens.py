@@ -21,7 +21,9 @@ from .lamellae import scanned
 from .picture import SEEDS, Mask, Picture, Use, between, finished, generator
 from .scores import thinned
 
-CONTACT = 10e-9  # radius over which the response is averaged: no two walls nearer than its diameter are told apart [m]
+CONTACT = (
+    10e-9  # radius over which the response is averaged: no two walls nearer than its diameter are told apart [m]
+)
 _CHANNEL = "response_trace"
 _QUIET = 1000.0  # dwell without noise [s]
 _SNR = (8.0, 45.0)

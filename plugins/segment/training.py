@@ -1,12 +1,12 @@
 """Training of an ensemble: a baseline and members of it, or members from scratch, or samples around one (SWAG-like).
 
 The strategies are those of the published work (see `network`): members from scratch differ in seed and in the order
-of pictures; members of a baseline go on from its weights, each on pictures of its own, half of them out of a range of its own (`OWN`:
-noisier, broader, sharper, more disturbed), so that they don't all err alike; SWAG-like ones are drawn from
+of pictures; members of a baseline go on from its weights, each on pictures of its own; SWAG-like ones are drawn from
 a normal distribution with mean and deviation of the last weights of one run (Maddox et al., NeurIPS 2019, diagonal
-part). Pictures are made as they are needed, out of the training range of seeds, and a picture is never seen twice; a
-share of them are cuts of scans by the simulated scanning probe, with noise drawn anew (`specimens`). A run that was
-killed goes on at its last checkpoint, on the same pictures.
+part). Half of a member's pictures come out of a range of its own (`OWN`: noisier, broader, sharper, more disturbed),
+so that not all err alike. Pictures are made as they are needed, out of the training range of seeds, and a picture is
+never seen twice; a share of them are cuts of scans by the simulated scanning probe, with noise drawn anew
+(`specimens`). A run that was killed goes on at its last checkpoint, on the same pictures.
 """
 
 from __future__ import annotations
@@ -55,19 +55,18 @@ class Training(Settings):
     """What a training is made of.
 
     cycles: of the baseline, or of each member from scratch; member_cycles: of each member after a baseline; a cycle
-    is one batch. rate: of AdamW at its highest, then down along a cosine; member_rate: that
-    of a member after a baseline. threads: of torch; pictures are made in one
-    more. simulated: share of pictures that are cuts of scans by the simulated scanning probe, of so many specimens.
-    start: a file of weights whose first member a run begins with; "" = with random weights. held_out: pictures that
-    the result is calibrated on. members_from: a file of weights of which only threshold, error estimate and frame
-    score are set anew, in minutes; "" = train.
+    is one batch. rate: of AdamW at its highest, then down along a cosine; member_rate: that of a member after a
+    baseline. threads: of torch; pictures are made in one more. simulated: share of pictures that are cuts of scans by
+    the simulated scanning probe, of so many specimens. start: a file of weights whose first member a run begins with;
+    "" = with random weights. held_out: pictures that the result is calibrated on. members_from: a file of weights of
+    which only threshold, error estimate and frame score are set anew, in minutes; "" = train.
     """
 
     filters: Annotated[int, msgspec.Meta(ge=4, le=128)] = 16
     members: Annotated[int, msgspec.Meta(ge=1, le=20)] = 5
     strategy: Literal["from_baseline", "from_scratch", "swag"] = "from_baseline"
-    cycles: Count = 4000
-    member_cycles: Count = 360
+    cycles: Count = 2800
+    member_cycles: Count = 240
     batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
     crop: Annotated[int, msgspec.Meta(ge=32, le=512, multiple_of=4)] = 128
     rate: Annotated[float, quantity("", gt=0, le=0.1)] = 5e-3
@@ -81,7 +80,7 @@ class Training(Settings):
     held_out: Annotated[int, msgspec.Meta(ge=8, le=10_000)] = 240
 
 
-QUICK = Training(cycles=1400, member_cycles=120, specimens=10, held_out=160)
+QUICK = Training(cycles=900, member_cycles=90, specimens=10, held_out=160)
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -196,9 +195,7 @@ class Trainer:
             assert self.baseline is not None
             network.load_state_dict(self.baseline)
         network = network.to(memory_format=torch.channels_last).train()
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=stage.rate, betas=_BETAS, weight_decay=_DECAY
-        )
+        optimizer = torch.optim.AdamW(network.parameters(), lr=stage.rate, betas=_BETAS, weight_decay=_DECAY)
         moments: dict[str, Any] = {}
         if resumed:
             network.load_state_dict(_under(resumed, "network."))
@@ -349,7 +346,9 @@ def _step(network: Any, optimizer: Any, shown: Any, wall: Any, weight: Any, bflo
     return float(main.detach())
 
 
-def _ahead(config: Training, stage: Stage, known: list[Field], first: int) -> Iterator[tuple[NDArray[np.float32], ...]]:
+def _ahead(
+    config: Training, stage: Stage, known: list[Field], first: int
+) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """Yield the batches of a stage; the next ones are made in another thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="pictures") as pool:
         waiting: list[Future[tuple[NDArray[np.float32], ...]]] = []
