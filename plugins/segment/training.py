@@ -113,8 +113,6 @@ def own_range(member: int) -> Ranges:
 
 def simulated(config: Training) -> list[Field]:
     """Return the scans of the simulated specimens that pictures are cut from."""
-    if not config.simulated:
-        return []
     return fields("training", config.seed, config.specimens, _EACH, config.crop)
 
 
@@ -165,7 +163,7 @@ class Trainer:
         torch.set_num_threads(self.config.threads)
         self.folder.mkdir(parents=True, exist_ok=True)
         resumed = self._resumed()
-        if self._at < len(self.plan):
+        if self._at < len(self.plan) and self.config.simulated:
             self.say(f"scans {self.config.specimens} simulated specimens")
             self._known = simulated(self.config)
             self._began = time.monotonic()

@@ -125,15 +125,17 @@ def test_members_draw_from_ranges_of_their_own() -> None:
 
 def test_threshold_and_scores_are_set_anew_without_training(tmp_path: Path) -> None:
     given, again = tmp_path / "w.safetensors", tmp_path / "again.safetensors"
-    made = train({**TINY, "members": 1, "out": str(given), "seed": 4})
-    said = train({"members_from": str(given), "held_out": 9, "out": str(again)})
-    (one,), card = load(given)
-    (other,), fresh = load(again)
+    trained = run(tmp_path / "a", members=1, cycles=1, member_cycles=1)
+    save(given, trained.members, Card(4, 1, trained={"seed": 4}))
+    told = train({"members_from": str(given), "held_out": 9, "out": str(again)})
+    (one,), _ = load(given)
+    (other,), card = load(again)
     assert same(one.state_dict(), other.state_dict())
-    assert said["frames"] == 9
-    assert made["frames"] == 8
-    assert fresh.frame_limit != card.frame_limit
-    assert fresh.trained["seed"] == card.trained["seed"] == 4
+    assert told["frames"] == card.trained["calibration"]["frames"] == 9
+    assert card.trained["seed"] == told["seed"] == 4
+    assert card.frame_limit > 0
+    assert (card.threshold, card.weak) == (told["threshold"], told["weak"])
+    assert card.flipped
     assert not (tmp_path / "again.training").exists()
 
 
