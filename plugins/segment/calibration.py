@@ -11,10 +11,11 @@ from . import doubt, novelty
 from .ensemble import Ensemble, Prediction
 from .lamellae import lamellae
 from .picture import Picture, generator, near
-from .scores import Matched, calibration_error, counted, matched
+from .scores import Matched, calibration_error, compared, counted, joined, ridge
 from .weights import Card
 
-THRESHOLDS = tuple(float(t) for t in np.arange(0.2, 0.66, 0.05).round(2))
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
+WEAK = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 NEAR_WALLS = 5.0  # pixels, within which an estimate of errors is asked for
 _SAMPLED = 2000  # pixels a frame
 
@@ -22,13 +23,18 @@ _SAMPLED = 2000  # pixels a frame
 def calibrated(members: list[Any], card: Card, seed: int, frames: int = 240, size: int = 128) -> Card:
     """Return the card with threshold, error estimate and frame score, from pictures of the calibration seeds."""
     ensemble = Ensemble(members, card)
+    tried = [(t, w) for t in THRESHOLDS for w in WEAK if w <= t]
     known: list[tuple[Picture, Prediction]] = []
     for i in range(frames):
         picture = lamellae(generator("calibration", seed, i), size)
         known.append((picture, ensemble.predict(picture.values)))
-    some = known[: max(1, frames // 4)]
-    totals = {t: sum((matched(made.mean, picture, t) for picture, made in some), Matched()) for t in THRESHOLDS}
-    threshold = max(THRESHOLDS, key=lambda t: totals[t].f1)
+    some = known[: max(1, frames // 2)]
+    totals = dict.fromkeys(tried, Matched())
+    for picture, made in some:
+        crests = ridge(made.mean)
+        for each in tried:
+            totals[each] += compared(joined(crests, made.mean, *each), picture)
+    threshold, weak = max(tried, key=lambda each: totals[each].f1)
     mean, whitening, white, limit = novelty.fitted(np.stack([made.features for _, made in known]))
     rng = generator("calibration", seed, frames)
     clues, wrong = [], []
@@ -37,7 +43,7 @@ def calibrated(members: list[Any], card: Card, seed: int, frames: int = 240, siz
         chosen = rng.permutation(asked)[:_SAMPLED]
         clues.append(doubt.margin(made.mean, made.spread, threshold).reshape(-1)[chosen])
         wrong.append(((made.mean >= threshold) != picture.wall).reshape(-1)[chosen])
-    best = totals[threshold]
+    best = totals[threshold, weak]
     sure = [counted(picture) for picture, _ in some]
     said = np.concatenate([made.mean[where] for (_, made), where in zip(some, sure, strict=True)])
     true = np.concatenate([picture.wall[where] for (picture, _), where in zip(some, sure, strict=True)])
@@ -46,6 +52,7 @@ def calibrated(members: list[Any], card: Card, seed: int, frames: int = 240, siz
     return msgspec.structs.replace(
         card,
         threshold=threshold,
+        weak=weak,
         frame_mean=tuple(map(float, mean)),
         frame_whitening=tuple(tuple(map(float, row)) for row in whitening),
         frame_known=tuple(tuple(map(float, row)) for row in white.round(3)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         settings = msgspec.convert({**base, **given}, Training)
     except msgspec.ValidationError as error:
         raise SettingsError([Problem("training", str(error))]) from None
+    if settings.members_from:
+        return _calibrated_again(Path(settings.members_from).expanduser(), out, settings, say)
     began = time.monotonic()
     folder = out.with_suffix(".training")
     trainer = Trainer(settings, folder, say)
@@ -56,14 +58,30 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     say("sets threshold, error estimate and frame score on held-out pictures")
     told = {**msgspec.to_builtins(settings), "start": Path(settings.start).name, "generator": "lamellae",
             "seeds": "training"}  # fmt: skip
-    card = Card(settings.filters, settings.members, trained=told)
+    card = Card(settings.filters, settings.members, flipped=True, trained=told)
     save(out, members, card)
     stored, _ = load(out)  # as float16 has them
     card = calibrated(stored, card, settings.seed, settings.held_out)
     save(out, members, card)
-    made = {"out": str(out), "curves": str(folder / "curves.svg"), "seconds": time.monotonic() - began,
-            "loss": [each[-1] for each in trainer.losses], "threshold": card.threshold,
-            "bytes": out.stat().st_size, **card.trained["calibration"]}  # fmt: skip
+    made = {"curves": str(folder / "curves.svg"), "seconds": time.monotonic() - began,
+            "loss": [each[-1] for each in trainer.losses]}  # fmt: skip
+    return made | _told(out, card, say)
+
+
+def _calibrated_again(source: Path, out: Path, settings: Training, say: Callable[[str], None]) -> dict[str, Any]:
+    """Set threshold, error estimate and frame score of trained weights anew, and write them to `out`."""
+    members, card = load(source)
+    card = msgspec.structs.replace(card, flipped=True)
+    say(f"sets threshold, error estimate and frame score of {source.name} on held-out pictures")
+    seed = int(card.trained.get("seed", settings.seed))
+    card = calibrated(members, card, seed, settings.held_out)
+    save(out, [member.state_dict() for member in members], card)
+    return _told(out, card, say)
+
+
+def _told(out: Path, card: Card, say: Callable[[str], None]) -> dict[str, Any]:
+    made = {"out": str(out), "threshold": card.threshold, "weak": card.weak, "bytes": out.stat().st_size,
+            **card.trained["calibration"]}  # fmt: skip
     say(f"{out}: boundary F1 {made['boundary_f1']:.3f} on held-out pictures, {made['bytes'] / 1e6:.1f} MB")
     return made
 

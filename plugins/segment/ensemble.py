@@ -1,4 +1,8 @@
-"""An ensemble that stays live: every member stays in memory, in the form that predicts fastest."""
+"""An ensemble that stays live: every member stays in memory, in the form that predicts fastest.
+
+Each member may look at the map flipped its own way: what it then gets wrong, it gets wrong elsewhere than the others,
+at no cost. Rows stay rows, since a scan is not the same along its lines and across them.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from .weights import SHIPPED, Card, load
 Image = NDArray[np.float32]
 _STRIP = 512 * 1024  # pixels that the members see at once; a larger map goes through in strips of lines
 _WARM = 256  # pixels a side that the networks are warmed up with at most
+FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))  # axes of (n, 1, ny, nx), of the members in turn
 _HALO = 64  # lines around a strip that its pixels look at
 
 
@@ -46,6 +51,7 @@ class Ensemble:
         self.bfloat = bfloat_is_faster(device) if bfloat is None else bfloat
         self._warm: set[tuple[int, int]] = set()
         self.networks = [for_inference(member, device, self.bfloat) for member in members]
+        self.flips = [FLIPS[i % len(FLIPS)] if card.flipped else () for i in range(len(members))]
 
     @classmethod
     def live(cls, path: Path, device: str) -> Ensemble:
@@ -104,8 +110,10 @@ class Ensemble:
             x = torch.from_numpy(np.ascontiguousarray(shown))[None, None].to(self.device)
             x = x.to(torch.bfloat16 if self.bfloat else torch.float32).to(memory_format=torch.channels_last)
             made, apart = [], 0.0
-            for network in self.networks:
-                fused, sides = network.with_sides(x)
+            for network, axes in zip(self.networks, self.flips, strict=True):
+                fused, sides = network.with_sides(torch.flip(x, axes) if axes else x)
+                if axes:
+                    fused, sides = torch.flip(fused, axes), torch.flip(sides, axes)
                 made.append(torch.sigmoid(fused[0, 0].float()))
                 apart = apart + torch.sigmoid(sides[0].float()).std(dim=0) / len(self.networks)
             found: Image = torch.stack([*made, apart]).cpu().numpy()

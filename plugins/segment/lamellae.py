@@ -8,6 +8,7 @@ antiparallel wall (a dark line), steps at a ferroelastic one, and has the noise 
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import scipy.ndimage as ndi
 from numpy.typing import NDArray
@@ -16,15 +17,31 @@ from .picture import Mask, Picture, between, crossing, depth, finished, pink, wa
 
 Field = NDArray[np.float64]
 KINDS = ("amplitude", "signed", "topography", "grains")
-_SHARE = (0.72, 0.07, 0.05, 0.16)
 
 
-def lamellae(rng: np.random.Generator, size: int = 128, kind: str | None = None) -> Picture:
+class Ranges(msgspec.Struct, frozen=True):
+    """What pictures are drawn from; the defaults are those of calibration and scoring.
+
+    shares: of KINDS. width: of a wall's profile [px]. snr: contrast over sigma of the noise; that of a topography is
+    at least 1.75 times the least. artefacts: what a scan adds, times this. period: of the domains, times this.
+    """
+
+    shares: tuple[float, ...] = (0.72, 0.07, 0.05, 0.16)
+    width: tuple[float, float] = (0.6, 3.2)
+    snr: tuple[float, float] = (8.0, 45.0)
+    artefacts: float = 1.0
+    period: float = 1.0
+
+
+USUAL = Ranges()
+
+
+def lamellae(rng: np.random.Generator, size: int = 128, kind: str | None = None, ranges: Ranges = USUAL) -> Picture:
     """Return a picture (size, size). kind: one of KINDS; None = by chance."""
-    kind = kind or str(rng.choice(KINDS, p=_SHARE))
+    kind = kind or str(rng.choice(KINDS, p=ranges.shares))
     x, y = _places(rng, size)
-    zoom = np.exp(rng.normal(0, 0.25)) * (size / 128) ** 0.25
-    width = float(np.exp(rng.uniform(np.log(0.6), np.log(3.2))))
+    zoom = ranges.period * np.exp(rng.normal(0, 0.25)) * (size / 128) ** 0.25
+    width = _between(rng, *ranges.width)
     zoom *= max(1.0, width / 1.6)  # broad walls are those of a closer look
     line = np.zeros((size, size), bool)
     gain, dip = np.ones((size, size)), np.ones((size, size))
@@ -49,15 +66,20 @@ def lamellae(rng: np.random.Generator, size: int = 128, kind: str | None = None)
     if kind != "amplitude" and kind != "signed":
         clean = ndi.gaussian_filter(clean, rng.uniform(0.3, 0.8) * max(1.0, 0.6 * width))
     contrast = float(np.subtract(*np.percentile(clean, [95, 5])))
-    low = 14.0 if kind == "topography" else 8.0
-    noise = contrast / float(np.exp(rng.uniform(np.log(low), np.log(45.0))))
+    low, high = ranges.snr
+    noise = contrast / _between(rng, 1.75 * low if kind == "topography" else low, high)
     if kind == "amplitude":
         grain = rng.normal(0, noise, (2, size, size))
         measured = np.abs(response + grain[0] + 1j * grain[1])
         clean = np.sqrt(clean**2 + np.pi / 2 * noise**2)  # what is left of a contrast below the noise
     else:
         measured = clean + rng.normal(0, noise, (size, size))
-    return finished(clean, _scanned(rng, measured, contrast), line, noise, width, kind)
+    return finished(clean, scanned(rng, measured, ranges.artefacts * contrast), line, noise, width, kind)
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Return a number whose logarithm is uniform."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def _places(rng: np.random.Generator, size: int) -> tuple[Field, Field]:
@@ -140,7 +162,7 @@ def _heights(rng: np.random.Generator, x: Field, y: Field, zoom: float) -> tuple
     return np.arcsin(0.9999 * np.cos(phase)) * period / 20, line
 
 
-def _scanned(rng: np.random.Generator, measured: Field, contrast: float) -> Field:
+def scanned(rng: np.random.Generator, measured: Field, contrast: float) -> Field:
     """Return the picture with what a scan adds: 1/f noise, steps between lines, gain, tilt, smear, lost lines."""
     size = len(measured)
     if rng.random() < 0.5:  # the time constant of the lock-in

@@ -15,6 +15,7 @@ from .foreign import SHIFTS, foreign
 from .lamellae import lamellae
 from .picture import Picture, generator, near
 from .scores import Matched, auroc, calibration_error, counted, entropy, interval, matched
+from .specimens import scan
 
 
 class Scored(msgspec.Struct):
@@ -29,14 +30,20 @@ class Scored(msgspec.Struct):
     wall: NDArray[np.bool_]
 
 
-def quality(ensemble: Ensemble, seed: int, frames: int = 100, a_shift: int = 20, size: int = 128) -> dict[str, Any]:
-    """Return the figures for `frames` familiar pictures and `a_shift` of each shift, made from the seed."""
+def quality(
+    ensemble: Ensemble, seed: int, frames: int = 100, a_shift: int = 20, size: int = 128, simulated: int = 12
+) -> dict[str, Any]:
+    """Return the figures for pictures made from the seed.
+
+    There are `frames` familiar ones, `a_shift` of each shift, and `simulated` scans of the simulated scanning probe.
+    """
     inside = [_scored(ensemble, lamellae(generator("scoring", seed, i), size), "") for i in range(frames)]
     outside = [
         _scored(ensemble, foreign(generator("scoring", seed, 10**6 * (k + 1) + i), size, shift), shift)
         for k, shift in enumerate(SHIFTS)
         for i in range(a_shift)
     ]
+    probed = [_scored(ensemble, scan(seed, 10**8 + i, size), "simulated") for i in range(simulated)]
     total = _sum(inside)
     by_shift = {shift: _f1(ensemble, [one for one in outside if one.shift == shift]) for shift in SHIFTS}
     strange = np.array([one.frame for one in inside + outside])
@@ -44,6 +51,7 @@ def quality(ensemble: Ensemble, seed: int, frames: int = 100, a_shift: int = 20,
     found: dict[str, Any] = {
         "boundary_f1_in": total.f1, "precision_in": total.precision, "recall_in": total.recall,
         "localisation_px": total.localisation, "members_in": _f1(ensemble, inside),
+        "boundary_f1_spm": _sum(probed).f1, "members_spm": _f1(ensemble, probed),
         "boundary_f1_ood": _f1(ensemble, outside), "by_shift": by_shift,
         "uncertainty_auroc": {"in": _ranks(inside, seed), "ood": _ranks(outside, seed)},
         "frame_ood_auroc": auroc(strange, is_strange),
@@ -66,10 +74,11 @@ def quality(ensemble: Ensemble, seed: int, frames: int = 100, a_shift: int = 20,
 def _scored(ensemble: Ensemble, picture: Picture, shift: str) -> Scored:
     made = ensemble.predict(picture.values, keep_each=True)
     assert made.each is not None
-    limit = ensemble.card.threshold
+    limit = (ensemble.card.threshold, ensemble.card.weak)
     sure = counted(picture)
+    members = [matched(each, picture, *limit) for each in made.each]
     return Scored(
-        shift, matched(made.mean, picture, limit), [matched(each, picture, limit) for each in made.each], made.frame,
+        shift, matched(made.mean, picture, *limit), members, made.frame,
         _ranked(ensemble, picture, made), made.mean[sure], picture.wall[sure],
     )  # fmt: skip
 

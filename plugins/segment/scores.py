@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import scipy.ndimage as ndi
 import scipy.sparse
 import scipy.stats
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from .picture import Mask, Picture, near
 TOLERANCE = 1.5  # pixels
 _HIDDEN = 3.0  # pixels around a wall that noise hides, within which a found line is not false
 _BINS = 15
+_BLUR = 0.7  # pixels
 
 
 class Matched(msgspec.Struct, frozen=True):
@@ -60,14 +62,56 @@ def thinned(mask: Mask) -> Mask:
     return made
 
 
-def matched(probability: NDArray[np.float32], picture: Picture, threshold: float) -> Matched:
-    """Match the thinned prediction with the true lines: each pixel of one with at most one of the other.
+def ridge(probability: NDArray[np.floating]) -> Mask:
+    """Return the crests of a map (ny, nx): pixels that no neighbour across the crest exceeds.
+
+    Non-maximum suppression along the eigenvector of the Hessian with the most negative eigenvalue, after Steger (IEEE
+    PAMI 20 (1998) 113), of the map blurred by a pixel. Two walls that are close keep a crest each where a threshold
+    low enough for faint walls would make one band of them.
+    """
+    blurred = ndi.gaussian_filter(probability.astype(np.float64), _BLUR, mode="nearest")
+    yy, xx, xy = (
+        ndi.gaussian_filter(blurred, 0.7, order=order, mode="nearest") for order in ((2, 0), (0, 2), (1, 1))
+    )
+    turned = 0.5 * np.arctan2(2 * xy, xx - yy)  # of the eigenvector with the larger eigenvalue
+    ny, nx = -np.cos(turned), np.sin(turned)  # a quarter turn on: the smaller one
+    curved = 0.5 * (xx + yy) - np.hypot(0.5 * (xx - yy), xy)
+    y, x = np.mgrid[0 : blurred.shape[0], 0 : blurred.shape[1]].astype(np.float64)
+    beside = [ndi.map_coordinates(blurred, (y + s * ny, x + s * nx), order=1, mode="nearest") for s in (-1, 1)]
+    made: Mask = (blurred >= beside[0]) & (blurred >= beside[1]) & (curved < 0)
+    return made
+
+
+def lines(probability: NDArray[np.floating], threshold: float, weak: float = 0.0) -> Mask:
+    """Return the lines of a map of probability (ny, nx), one pixel wide.
+
+    They are its crests from `weak` on that are joined to a pixel from `threshold` on (hysteresis, Canny, IEEE PAMI 8
+    (1986) 679). weak = 0: the middle of what is from `threshold` on. Raises DropInError without scikit-image.
+    """
+    return joined(ridge(probability), probability, threshold, weak) if weak else thinned(probability >= threshold)
+
+
+def joined(crests: Mask, probability: NDArray[np.floating], threshold: float, weak: float) -> Mask:
+    """Return the crests from `weak` on that are joined to a pixel from `threshold` on, one pixel wide."""
+    parts, count = ndi.label(crests & (probability >= weak), np.ones((3, 3)))
+    kept = np.zeros(count + 1, bool)
+    kept[parts[probability >= threshold]] = True
+    kept[0] = False
+    return thinned(kept[parts])
+
+
+def matched(probability: NDArray[np.float32], picture: Picture, threshold: float, weak: float = 0.0) -> Matched:
+    """Match the predicted `lines` with the true ones, see `compared`."""
+    return compared(lines(probability, threshold, weak), picture)
+
+
+def compared(found: Mask, picture: Picture) -> Matched:
+    """Match lines with the true ones: each pixel of one with at most one of the other.
 
     The matching is a largest one (Hopcroft and Karp 1973) of pairs within `TOLERANCE`, as in the Berkeley boundary
     benchmark (Martin, Fowlkes and Malik, IEEE PAMI 26 (2004) 530) but exact.
     """
     true = np.argwhere(thinned(picture.line))
-    found = thinned(probability >= threshold)
     found_at = np.argwhere(found)
     if not len(true) or not len(found_at):
         free = int((found & ~near(picture.unseen, _HIDDEN)).sum())

@@ -3,8 +3,10 @@
 The strategies are those of the published work (see `network`): members from scratch differ in seed and in the order
 of pictures; members of a baseline go on from its weights, each on pictures of its own; SWAG-like ones are drawn from
 a normal distribution with mean and deviation of the last weights of one run (Maddox et al., NeurIPS 2019, diagonal
-part). Pictures are made as they are needed, out of the training range of seeds, and a picture is never seen twice. A
-run that was killed goes on at its last checkpoint, on the same pictures.
+part). Half of a member's pictures come out of a range of its own (`OWN`: noisier, broader, sharper, more disturbed),
+so that not all err alike. Pictures are made as they are needed, out of the training range of seeds, and a picture is
+never seen twice; a share of them are cuts of scans by the simulated scanning probe, with noise drawn anew
+(`specimens`). A run that was killed goes on at its last checkpoint, on the same pictures.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from numpy.typing import NDArray
 
 from probeloop.api import DropInError, Settings, quantity
 
-from .lamellae import lamellae
+from .lamellae import USUAL, Ranges, lamellae
 from .network import bfloat_is_faster, build, library
-from .picture import generator, near
+from .picture import Picture, generator, near
 from .prepare import prepared
+from .specimens import Field, cut, fields
 from .weights import load
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -34,63 +37,102 @@ Say = Callable[[str], None]
 _KEEP_S = 30.0  # between checkpoints
 _UNSURE = 2.5  # pixels around a wall that noise hides, which count little
 _LITTLE = 0.3
+_BETAS, _DECAY = (0.9, 0.99), 0.01  # of AdamW: a run is too short for the usual 0.999
 _SIDES = 0.25  # weight of the side outputs' loss
 _LAST = 30  # cycles whose weights the SWAG-like strategy averages
+_EACH = 6  # scans of every simulated specimen
+OWN = (  # of the members in turn; half of a member's pictures are drawn from its own
+    USUAL,
+    Ranges(snr=(4.0, 14.0)),
+    Ranges(width=(1.6, 4.0), snr=(10.0, 60.0)),
+    Ranges(artefacts=2.0, shares=(0.6, 0.15, 0.1, 0.15)),
+    Ranges(width=(0.5, 1.3), snr=(6.0, 30.0), period=0.75),
+)
+_OWN_SHARE, _ALL_SHARE = 0.5, 0.2  # of a member's pictures from its own range; of a baseline's from any of them
 
 
 class Training(Settings):
     """What a training is made of.
 
     cycles: of the baseline, or of each member from scratch; member_cycles: of each member after a baseline; a cycle
-    is one batch. rate: of Adam at its highest, then down along a cosine. threads: of torch; pictures are made in one
-    more. start: a file of weights whose first member a run begins with; "" = with random weights. held_out: pictures
-    that the result is calibrated on.
+    is one batch. rate: of AdamW at its highest, then down along a cosine; member_rate: that of a member after a
+    baseline. threads: of torch; pictures are made in one more. simulated: share of pictures that are cuts of scans by
+    the simulated scanning probe, of so many specimens. start: a file of weights whose first member a run begins with;
+    "" = with random weights. held_out: pictures that the result is calibrated on. members_from: a file of weights of
+    which only threshold, error estimate and frame score are set anew, in minutes; "" = train.
     """
 
     filters: Annotated[int, msgspec.Meta(ge=4, le=128)] = 16
     members: Annotated[int, msgspec.Meta(ge=1, le=20)] = 5
     strategy: Literal["from_baseline", "from_scratch", "swag"] = "from_baseline"
-    cycles: Count = 6000
-    member_cycles: Count = 400
-    batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
+    cycles: Count = 2800
+    member_cycles: Count = 240
+    batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
     crop: Annotated[int, msgspec.Meta(ge=32, le=512, multiple_of=4)] = 128
-    rate: Annotated[float, quantity("", gt=0, le=0.1)] = 2e-3
+    rate: Annotated[float, quantity("", gt=0, le=0.1)] = 5e-3
+    member_rate: Annotated[float, quantity("", gt=0, le=0.1)] = 2e-3
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+    simulated: Annotated[float, quantity("", ge=0, le=1)] = 0.12
+    specimens: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 30
     start: str = ""
+    members_from: str = ""
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     held_out: Annotated[int, msgspec.Meta(ge=8, le=10_000)] = 240
 
 
-QUICK = Training(cycles=2000, member_cycles=160)
+QUICK = Training(cycles=900, member_cycles=90, specimens=10, held_out=160)
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A run of the optimizer. number: which; it decides the pictures."""
+    """A run of the optimizer. number: which; it decides the pictures. own: range of some of them; None = any."""
 
     name: str
     number: int
     cycles: int
     rate: float
+    own: Ranges | None = None
     from_baseline: bool = False
 
 
 def stages(config: Training) -> tuple[Stage, ...]:
     """Return the runs of a training, in order."""
     if config.strategy == "from_scratch":
-        return tuple(Stage(f"member {i + 1}", i, config.cycles, config.rate) for i in range(config.members))
+        return tuple(Stage(f"member {i + 1}", i, config.cycles, config.rate, own_range(i))
+                     for i in range(config.members))  # fmt: skip
     first = Stage("baseline", 0, config.cycles, config.rate)
     if config.strategy == "swag":
         return (first,)
-    return (first, *(Stage(f"member {i}", i, config.member_cycles, config.rate / 3, True)
-                     for i in range(1, config.members + 1)))  # fmt: skip
+    return (first, *(Stage(f"member {i + 1}", i + 1, config.member_cycles, config.member_rate, own_range(i), True)
+                     for i in range(config.members)))  # fmt: skip
 
 
-def batch_of(config: Training, stage: int, cycle: int) -> tuple[NDArray[np.float32], ...]:
+def own_range(member: int) -> Ranges:
+    """Return what half of a member's pictures are drawn from."""
+    return OWN[member % len(OWN)]
+
+
+def simulated(config: Training) -> list[Field]:
+    """Return the scans of the simulated specimens that pictures are cut from."""
+    return fields("training", config.seed, config.specimens, _EACH, config.crop)
+
+
+def picture_of(rng: np.random.Generator, config: Training, own: Ranges | None, known: list[Field]) -> Picture:
+    """Return a picture for training. known: `simulated` scans."""
+    chance = rng.random()
+    if known and chance < config.simulated:
+        return cut(rng, known, config.crop)
+    ranges = USUAL
+    if rng.random() < (_ALL_SHARE if own is None else _OWN_SHARE):
+        ranges = own or OWN[int(rng.integers(len(OWN)))]
+    return lamellae(rng, config.crop, ranges=ranges)
+
+
+def batch_of(config: Training, stage: Stage, cycle: int, known: list[Field]) -> tuple[NDArray[np.float32], ...]:
     """Return the pictures as the network sees them, what is wall, and what a pixel counts: (n, 1, ny, nx) each."""
     shown, wall, weight = [], [], []
     for i in range(config.batch):
-        rng = generator("training", config.seed, (stage << 40) + cycle * config.batch + i)
-        picture = lamellae(rng, config.crop)
+        rng = generator("training", config.seed, (stage.number << 40) + cycle * config.batch + i)
+        picture = picture_of(rng, config, stage.own, known)
         turn = (slice(None, None, int(rng.choice([1, -1]))), slice(None, None, int(rng.choice([1, -1]))))
         shown.append(prepared(picture.values)[turn])
         wall.append(picture.wall[turn])
@@ -113,6 +155,7 @@ class Trainer:
         self._began = self._kept = self._said = time.monotonic()
         self._done_before = 0
         self.bfloat: bool | None = None
+        self._known: list[Field] = []
 
     def run(self) -> list[dict[str, Any]]:
         """Train, from the last checkpoint on where there is one; return the members' state dictionaries."""
@@ -120,6 +163,10 @@ class Trainer:
         torch.set_num_threads(self.config.threads)
         self.folder.mkdir(parents=True, exist_ok=True)
         resumed = self._resumed()
+        if self._at < len(self.plan) and self.config.simulated:
+            self.say(f"scans {self.config.specimens} simulated specimens")
+            self._known = simulated(self.config)
+            self._began = time.monotonic()
         while self._at < len(self.plan):
             stage = self.plan[self._at]
             network, optimizer, moments = self._begun(stage, resumed)
@@ -146,7 +193,7 @@ class Trainer:
             assert self.baseline is not None
             network.load_state_dict(self.baseline)
         network = network.to(memory_format=torch.channels_last).train()
-        optimizer = torch.optim.Adam(network.parameters(), lr=stage.rate)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=stage.rate, betas=_BETAS, weight_decay=_DECAY)
         moments: dict[str, Any] = {}
         if resumed:
             network.load_state_dict(_under(resumed, "network."))
@@ -172,7 +219,7 @@ class Trainer:
     def _trained(self, stage: Stage, network: Any, optimizer: Any, moments: dict[str, Any]) -> None:
         first = self._cycle
         for cycle, (shown, wall, weight) in zip(
-            range(first, stage.cycles), _ahead(self.config, stage.number, first, stage.cycles), strict=True
+            range(first, stage.cycles), _ahead(self.config, stage, self._known, first), strict=True
         ):
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(stage, cycle)
@@ -297,14 +344,16 @@ def _step(network: Any, optimizer: Any, shown: Any, wall: Any, weight: Any, bflo
     return float(main.detach())
 
 
-def _ahead(config: Training, stage: int, first: int, end: int) -> Iterator[tuple[NDArray[np.float32], ...]]:
+def _ahead(
+    config: Training, stage: Stage, known: list[Field], first: int
+) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """Yield the batches of a stage; the next ones are made in another thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="pictures") as pool:
         waiting: list[Future[tuple[NDArray[np.float32], ...]]] = []
         try:
-            for cycle in range(first, end):
-                while len(waiting) < 3 and cycle + len(waiting) < end:
-                    waiting.append(pool.submit(batch_of, config, stage, cycle + len(waiting)))
+            for cycle in range(first, stage.cycles):
+                while len(waiting) < 3 and cycle + len(waiting) < stage.cycles:
+                    waiting.append(pool.submit(batch_of, config, stage, cycle + len(waiting), known))
                 yield waiting.pop(0).result()
         finally:
             for each in waiting:

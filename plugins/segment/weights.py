@@ -21,14 +21,18 @@ _NEXT = "train one: probeloop train segment --out walls.safetensors"
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a file of weights says of itself.
 
-    threshold: from which probability on a pixel is wall. frame_mean (k,), frame_whitening (k, k), frame_known (n, k),
-    frame_limit: of the score that tells pictures unlike the training ones, see `novelty`. error (m,): of the logistic
-    error estimate. trained: how, in plain data (seed, cycles, strategy, metrics).
+    threshold: from which probability on a pixel is wall; weak: from which on one that is joined to it is (0 = the
+    threshold), see `scores.lines`. flipped: each member looks at the map flipped its own way. frame_mean (k,),
+    frame_whitening (k, k), frame_known (n, k), frame_limit: of the score that tells pictures unlike the training
+    ones, see `novelty`. error (m,): of the logistic error estimate. trained: how, in plain data (seed, cycles,
+    strategy, metrics).
     """
 
     filters: int
     members: int
     threshold: float = 0.5
+    weak: float = 0.0
+    flipped: bool = False
     frame_mean: tuple[float, ...] = ()
     frame_whitening: tuple[tuple[float, ...], ...] = ()
     frame_known: tuple[tuple[float, ...], ...] = ()

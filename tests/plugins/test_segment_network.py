@@ -75,6 +75,22 @@ def test_the_ensemble_says_what_the_published_predictor_says() -> None:
     assert np.allclose(made.each.mean(axis=0), made.mean, atol=1e-6)
 
 
+def test_members_look_at_the_map_flipped_their_own_way() -> None:
+    from probeloop.plugins.segment.prepare import prepared
+
+    network = lived()
+    values = np.random.default_rng(0).normal(size=(40, 44)).cumsum(axis=1)
+    made = Ensemble([network] * 5, Card(4, 5, flipped=True), bfloat=False).predict(values, keep_each=True).each
+    assert made is not None
+    shown = prepared(values)
+    for i, turn in enumerate([(1, 1), (1, -1), (-1, 1), (-1, -1), (1, 1)]):
+        x = torch.from_numpy(shown[:: turn[0], :: turn[1]].copy())[None, None]
+        with torch.inference_mode():
+            alone = torch.sigmoid(network(x))[0, 0].numpy()[:: turn[0], :: turn[1]]
+        assert np.abs(made[i] - alone).max() < 1e-4
+    assert np.abs(made[1] - made[0]).max() > 1e-3
+
+
 def test_a_large_map_goes_through_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     from probeloop.plugins.segment import ensemble
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from probeloop.plugins.segment import doubt, novelty
 from probeloop.plugins.segment.picture import Picture
-from probeloop.plugins.segment.scores import auroc, calibration_error, entropy, interval, matched
+from probeloop.plugins.segment.scores import auroc, calibration_error, entropy, interval, lines, matched
 from probeloop.plugins.segment.weights import Card
 
 pytest.importorskip("skimage", reason="no scikit-image: pip install 'probeloop[ml]'")
@@ -35,6 +35,30 @@ def test_a_line_found_twice_counts_once() -> None:
     made = matched(twice.astype(np.float32), picture(column(20)), 0.5)
     assert made.recall == 1.0
     assert made.precision == pytest.approx(0.5)
+
+
+def test_a_faint_end_belongs_to_a_line_that_is_sure_somewhere() -> None:
+    probability = np.zeros((40, 40), np.float32)
+    probability[5:20, 19:22] = (0.5, 0.9, 0.5)
+    probability[20:35, 19:22] = (0.1, 0.3, 0.1)
+    probability[5:35, 30] = 0.3  # sure nowhere
+    found = lines(probability, 0.5, 0.2)
+    assert found[7:33, 20].all()
+    assert not found[:, 25:].any()
+    assert not lines(probability, 0.5)[22:].any()
+    assert found.sum(axis=1).max() == 1
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4, 0.8, 1.2, np.pi / 2, 2.2, 2.8])
+def test_two_close_lines_stay_two(angle: float) -> None:
+    y, x = np.mgrid[0:60, 0:60] - 29.6
+    away = x * np.cos(angle) + y * np.sin(angle)
+    probability = 0.35 + 0.6 * (np.exp(-((away - 2.5) ** 2) / 2) + np.exp(-((away + 2.5) ** 2) / 2))
+    inside = np.hypot(x, y) < 24
+    found = lines(np.where(inside, probability, 0.0), 0.6, 0.3) & (np.hypot(x, y) < 20)
+    assert np.abs(np.abs(away[found]) - 2.5).max() < 1.0
+    for side in (away > 0, away < 0):
+        assert (found & side).sum() > 20
 
 
 def test_what_noise_hides_is_neither_missed_nor_false() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from probeloop.plugins.segment.commands import train
 from probeloop.plugins.segment.curves import curves
-from probeloop.plugins.segment.training import Trainer, Training, batch_of, rate_at, stages
+from probeloop.plugins.segment.picture import generator
+from probeloop.plugins.segment.training import Trainer, Training, batch_of, picture_of, rate_at, stages
 from probeloop.plugins.segment.weights import Card, load, save
 
 from probeloop.api import DropInError, SettingsError
@@ -23,7 +24,7 @@ pytest.importorskip("safetensors", reason="no safetensors: pip install 'probeloo
 pytest.importorskip("skimage", reason="no scikit-image: pip install 'probeloop[ml]'")
 
 TINY: dict[str, Any] = {"filters": 4, "members": 2, "cycles": 6, "member_cycles": 3, "batch": 2, "crop": 32,
-                        "held_out": 8}  # fmt: skip
+                        "held_out": 8, "simulated": 0.0}  # fmt: skip
 
 
 def said(_: str) -> None:
@@ -85,7 +86,7 @@ def test_a_training_begins_with_given_weights(tmp_path: Path) -> None:
     first = run(tmp_path / "a", members=1)
     save(tmp_path / "w.safetensors", first.members, Card(4, 1))
     start = str(tmp_path / "w.safetensors")
-    given = run(tmp_path / "b", members=1, cycles=1, member_cycles=1, rate=1e-12, start=start)
+    given = run(tmp_path / "b", members=1, cycles=1, member_cycles=1, rate=1e-12, member_rate=1e-12, start=start)
     assert torch.allclose(given.members[0]["fuse.weight"], first.members[0]["fuse.weight"], atol=1e-4)
     with pytest.raises(DropInError, match="4 filters, the training 8"):
         run(tmp_path / "c", filters=8, start=start)
@@ -102,11 +103,40 @@ def test_a_checkpoint_of_another_training_is_not_taken(tmp_path: Path) -> None:
 
 def test_pictures_depend_on_seed_stage_and_cycle_alone() -> None:
     config = Training(**TINY)
-    one = batch_of(config, 0, 3)
-    assert all(np.array_equal(a, b) for a, b in zip(one, batch_of(config, 0, 3), strict=True))
-    for other in (batch_of(config, 0, 4), batch_of(config, 1, 3), batch_of(Training(**TINY, seed=1), 0, 3)):
+    first, second = stages(config)[:2]
+    one = batch_of(config, first, 3, [])
+    assert all(np.array_equal(a, b) for a, b in zip(one, batch_of(config, first, 3, []), strict=True))
+    elsewhere = batch_of(Training(**TINY, seed=1), first, 3, [])
+    for other in (batch_of(config, first, 4, []), batch_of(config, second, 3, []), elsewhere):
         assert not np.array_equal(one[0], other[0])
     assert one[0].shape == one[1].shape == one[2].shape == (2, 1, 32, 32)
+
+
+def test_members_draw_from_ranges_of_their_own() -> None:
+    """The second member's is the noisy one: half of its pictures are noisier than any usual one."""
+    config = Training(**(TINY | {"members": 2}))
+    usual, noisy = (
+        [picture_of(generator("training", 0, i), config, stage.own, []).snr for i in range(30)]
+        for stage in stages(config)[1:]
+    )
+    assert min(usual) > 6.0
+    assert 5 < sum(snr < 8.0 for snr in noisy) < 25
+
+
+def test_threshold_and_scores_are_set_anew_without_training(tmp_path: Path) -> None:
+    given, again = tmp_path / "w.safetensors", tmp_path / "again.safetensors"
+    trained = run(tmp_path / "a", members=1, cycles=1, member_cycles=1)
+    save(given, trained.members, Card(4, 1, trained={"seed": 4}))
+    told = train({"members_from": str(given), "held_out": 9, "out": str(again)})
+    (one,), _ = load(given)
+    (other,), card = load(again)
+    assert same(one.state_dict(), other.state_dict())
+    assert told["frames"] == card.trained["calibration"]["frames"] == 9
+    assert card.trained["seed"] == told["seed"] == 4
+    assert card.frame_limit > 0
+    assert (card.threshold, card.weak) == (told["threshold"], told["weak"])
+    assert card.flipped
+    assert not (tmp_path / "again.training").exists()
 
 
 def test_the_rate_rises_and_falls() -> None:

@@ -48,6 +48,18 @@ def test_training_never_draws_from_the_scoring_generator() -> None:
         assert "foreign" not in source
         assert '"scoring"' not in source
     assert '"training"' not in (HOME / "quality.py").read_text()
+    assert "OWN" not in (HOME / "quality.py").read_text()  # nor are the members' own ranges scored
+
+
+def test_no_range_of_a_member_reaches_the_shifts_of_the_scoring() -> None:
+    """Those are noise of half the contrast and more, a second apex, ringing, inverted contrast."""
+    from probeloop.plugins.segment.training import OWN
+
+    assert min(ranges.snr[0] for ranges in OWN) >= 4.0
+    for ranges in OWN:
+        made = [lamellae(generator("training", 2, i), 64, ranges=ranges) for i in range(6)]
+        assert min(each.snr for each in made) > 2.5
+        assert all(np.isfinite(each.values).all() for each in made)
 
 
 @pytest.mark.parametrize("kind", KINDS)
