@@ -15,7 +15,9 @@ from probeloop.api import Problem, SettingsError
 from .calibration import calibrated
 from .curves import curves
 from .ensemble import Ensemble
+from .network import library
 from .quality import quality
+from .retrain import run
 from .speed import speeds
 from .training import QUICK, Trainer, Training
 from .weights import SHIPPED, Card, load, save
@@ -32,9 +34,16 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     """Train an ensemble as `config` says, write its weights to `out`, and return what it came to.
 
     config: the fields of `Training`, besides `quick` (start from its settings), `out` (file of the weights; beside it
-    a folder NAME.training keeps checkpoint and curves) and `progress` (say how far it is, on standard error). Raises
-    SettingsError with every fault in it, DropInError without torch or for a checkpoint of another training.
+    a folder NAME.training keeps checkpoint and curves) and `progress` (say how far it is, on standard error). With
+    `on` an ensemble that there is learns from maps instead, see `retrain.run`; with `calibrate`, a file of weights,
+    only its threshold, error estimate and frame score are set anew (`held_out`, `seed`), and `out` is that file where
+    none is named. Raises SettingsError with every fault in it, DropInError without torch or for a checkpoint of
+    another training.
     """
+    if "on" in config:
+        return _retrained(dict(config))
+    if "calibrate" in config:
+        return _calibrated(dict(config))
     given = dict(config)
     out = Path(given.pop("out", None) or "walls.safetensors")
     say = _say if given.pop("progress", False) else _silent
@@ -65,6 +74,37 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
             "loss": [each[-1] for each in trainer.losses], "threshold": card.threshold,
             "bytes": out.stat().st_size, **card.trained["calibration"]}  # fmt: skip
     say(f"{out}: boundary F1 {made['boundary_f1']:.3f} on held-out pictures, {made['bytes'] / 1e6:.1f} MB")
+    return made
+
+
+def _calibrated(given: dict[str, Any]) -> dict[str, Any]:
+    """Set what is set on held-out pictures anew, of weights that there are."""
+    path = Path(str(given.pop("calibrate"))).expanduser()
+    out, say = Path(given.pop("out", None) or path), _say if given.pop("progress", False) else _silent
+    given.pop("quick", None)
+    if unknown := sorted(set(given) - {"seed", "held_out"}):
+        raise SettingsError(
+            [Problem(name, "a calibration has no such setting", "seed | held_out") for name in unknown]
+        )
+    try:
+        settings = msgspec.convert(given, Training)
+    except msgspec.ValidationError as error:
+        raise SettingsError([Problem("calibration", str(error))]) from None
+    library().set_num_threads(1)
+    members, card = load(path)
+    say("sets threshold, error estimate and frame score on held-out pictures")
+    card = calibrated(members, card, settings.seed, settings.held_out)
+    save(out, [member.state_dict() for member in members], card)
+    return {"out": str(out), "threshold": card.threshold, "bytes": out.stat().st_size, **card.trained["calibration"]}
+
+
+def _retrained(given: dict[str, Any]) -> dict[str, Any]:
+    """Let an ensemble learn from new maps."""
+    out = Path(given.pop("out", None) or "walls.safetensors")
+    say = _say if given.pop("progress", False) else _silent
+    given.pop("quick", None)
+    made = run(given, out, say)
+    say(made["text"])
     return made
 
 

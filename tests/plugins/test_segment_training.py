@@ -129,7 +129,8 @@ def test_the_command_trains_and_tells(tmp_path: Path, capsys: pytest.CaptureFixt
     members, card = load(out)
     assert len(members) == 2
     assert card.trained["seed"] == 4
-    assert card.frame_limit > 0
+    assert card.familiar is not None
+    assert card.familiar.limit > 0
     assert (tmp_path / "w.training" / "curves.svg").read_text().startswith("<svg")
 
 
