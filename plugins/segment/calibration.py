@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,18 +11,24 @@ import numpy as np
 from . import doubt, novelty
 from .ensemble import Ensemble, Prediction
 from .lamellae import lamellae
-from .picture import Picture, generator, near
+from .picture import Image, Picture, generator, near
 from .scores import Matched, calibration_error, compared, counted, joined, ridge
 from .weights import Card
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 WEAK = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 NEAR_WALLS = 5.0  # pixels, within which an estimate of errors is asked for
+_FAMILIAR = 5  # times as many pictures for the frame score
 _SAMPLED = 2000  # pixels a frame
 
 
-def calibrated(members: list[Any], card: Card, seed: int, frames: int = 240, size: int = 128) -> Card:
-    """Return the card with threshold, error estimate and frame score, from pictures of the calibration seeds."""
+def calibrated(
+    members: list[Any], card: Card, seed: int, frames: int = 240, size: int = 128, also: Sequence[Image] = ()
+) -> Card:
+    """Return the card with threshold, error estimate and frame score, from pictures of the calibration seeds.
+
+    also: measured maps that are familiar from now on, beside them.
+    """
     ensemble = Ensemble(members, card)
     tried = [(t, w) for t in THRESHOLDS for w in WEAK if w <= t]
     known: list[tuple[Picture, Prediction]] = []
@@ -35,13 +42,17 @@ def calibrated(members: list[Any], card: Card, seed: int, frames: int = 240, siz
         for each in tried:
             totals[each] += compared(joined(crests, made.mean, *each), picture)
     threshold, weak = max(tried, key=lambda each: totals[each].f1)
-    mean, whitening, white, limit = novelty.fitted(np.stack([made.features for _, made in known]))
+    traits = [made.features for _, made in known]
+    more = (lamellae(generator("calibration", seed, i), size).values for i in range(frames, _FAMILIAR * frames))
+    traits.extend(ensemble.predict(values).features for values in more)
+    learned = [ensemble.predict(values).features for values in also]
     rng = generator("calibration", seed, frames)
     clues, wrong = [], []
     for picture, made in known[: max(1, frames // 2)]:
         asked = np.flatnonzero(near(picture.line, NEAR_WALLS) & counted(picture))
         chosen = rng.permutation(asked)[:_SAMPLED]
-        clues.append(doubt.margin(made.mean, made.spread, threshold).reshape(-1)[chosen])
+        every = doubt.clues(doubt.bends(made.shown), made.mean, made.spread, made.disagreement, threshold)
+        clues.append(every.reshape(doubt.CLUES, -1)[:, chosen])
         wrong.append(((made.mean >= threshold) != picture.wall).reshape(-1)[chosen])
     best = totals[threshold, weak]
     sure = [counted(picture) for picture, _ in some]
@@ -53,10 +64,7 @@ def calibrated(members: list[Any], card: Card, seed: int, frames: int = 240, siz
         card,
         threshold=threshold,
         weak=weak,
-        frame_mean=tuple(map(float, mean)),
-        frame_whitening=tuple(tuple(map(float, row)) for row in whitening),
-        frame_known=tuple(tuple(map(float, row)) for row in white.round(3)),
-        frame_limit=limit,
-        error=doubt.fitted(np.concatenate(clues), np.concatenate(wrong)),
+        familiar=novelty.fitted(np.stack(traits), np.stack(learned) if learned else None),
+        error=doubt.fitted(np.concatenate(clues, axis=1), np.concatenate(wrong)),
         trained={**card.trained, "calibration": {"seed": seed, "frames": frames, **metrics}},
     )

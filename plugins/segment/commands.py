@@ -15,7 +15,9 @@ from probeloop.api import Problem, SettingsError
 from .calibration import calibrated
 from .curves import curves
 from .ensemble import Ensemble
+from .network import library
 from .quality import quality
+from .retrain import run
 from .speed import speeds
 from .training import QUICK, Trainer, Training
 from .weights import SHIPPED, Card, load, save
@@ -32,9 +34,16 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     """Train an ensemble as `config` says, write its weights to `out`, and return what it came to.
 
     config: the fields of `Training`, besides `quick` (start from its settings), `out` (file of the weights; beside it
-    a folder NAME.training keeps checkpoint and curves) and `progress` (say how far it is, on standard error). Raises
-    SettingsError with every fault in it, DropInError without torch or for a checkpoint of another training.
+    a folder NAME.training keeps checkpoint and curves) and `progress` (say how far it is, on standard error). With
+    `on` an ensemble that there is learns from maps instead, see `retrain.run`; with `calibrate`, a file of weights,
+    only its threshold, error estimate and frame score are set anew (`held_out`, `seed`), and `out` is that file where
+    none is named. Raises SettingsError with every fault in it, DropInError without torch or for a checkpoint of
+    another training.
     """
+    if "on" in config:
+        return _retrained(dict(config))
+    if "calibrate" in config:
+        return _calibrated(dict(config))
     given = dict(config)
     out = Path(given.pop("out", None) or "walls.safetensors")
     say = _say if given.pop("progress", False) else _silent
@@ -46,8 +55,6 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         settings = msgspec.convert({**base, **given}, Training)
     except msgspec.ValidationError as error:
         raise SettingsError([Problem("training", str(error))]) from None
-    if settings.members_from:
-        return _calibrated_again(Path(settings.members_from).expanduser(), out, settings, say)
     began = time.monotonic()
     folder = out.with_suffix(".training")
     trainer = Trainer(settings, folder, say)
@@ -68,21 +75,42 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     return made | _told(out, card, say)
 
 
-def _calibrated_again(source: Path, out: Path, settings: Training, say: Callable[[str], None]) -> dict[str, Any]:
-    """Set threshold, error estimate and frame score of trained weights anew, and write them to `out`."""
-    members, card = load(source)
-    card = msgspec.structs.replace(card, flipped=True)
-    say(f"sets threshold, error estimate and frame score of {source.name} on held-out pictures")
-    seed = int(card.trained.get("seed", settings.seed))
+def _told(out: Path, card: Card, say: Callable[[str], None]) -> dict[str, Any]:
+    made = {"out": str(out), "threshold": card.threshold, "weak": card.weak, "bytes": out.stat().st_size,
+            **card.trained["calibration"]}  # fmt: skip
+    say(f"{out}: boundary F1 {made['boundary_f1']:.3f} on held-out pictures, {made['bytes'] / 1e6:.1f} MB")
+    return made
+
+
+def _calibrated(given: dict[str, Any]) -> dict[str, Any]:
+    """Set what is set on held-out pictures anew, of weights that there are."""
+    path = Path(str(given.pop("calibrate"))).expanduser()
+    out, say = Path(given.pop("out", None) or path), _say if given.pop("progress", False) else _silent
+    given.pop("quick", None)
+    if unknown := sorted(set(given) - {"seed", "held_out"}):
+        raise SettingsError(
+            [Problem(name, "a calibration has no such setting", "seed | held_out") for name in unknown]
+        )
+    try:
+        settings = msgspec.convert(given, Training)
+    except msgspec.ValidationError as error:
+        raise SettingsError([Problem("calibration", str(error))]) from None
+    library().set_num_threads(1)
+    members, card = load(path)
+    say("sets threshold, error estimate and frame score on held-out pictures")
+    seed = settings.seed if "seed" in given else int(card.trained.get("seed", 0))
     card = calibrated(members, card, seed, settings.held_out)
     save(out, [member.state_dict() for member in members], card)
     return _told(out, card, say)
 
 
-def _told(out: Path, card: Card, say: Callable[[str], None]) -> dict[str, Any]:
-    made = {"out": str(out), "threshold": card.threshold, "weak": card.weak, "bytes": out.stat().st_size,
-            **card.trained["calibration"]}  # fmt: skip
-    say(f"{out}: boundary F1 {made['boundary_f1']:.3f} on held-out pictures, {made['bytes'] / 1e6:.1f} MB")
+def _retrained(given: dict[str, Any]) -> dict[str, Any]:
+    """Let an ensemble learn from new maps."""
+    out = Path(given.pop("out", None) or "walls.safetensors")
+    say = _say if given.pop("progress", False) else _silent
+    given.pop("quick", None)
+    made = run(given, out, say)
+    say(made["text"])
     return made
 
 

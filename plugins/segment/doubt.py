@@ -1,9 +1,12 @@
-"""How likely a pixel's label is wrong: how far it is from the threshold, by how far the members are apart.
+"""How likely a pixel's label is wrong: by what the members and the scales say of it, and of the pixels around it.
 
 The entropy of the mean says how near a pixel is to the middle, whether the members agree on it or not; their variance
-says where they differ, and is small wherever all of them hesitate. Here the distance of the mean's logit from that of
-the threshold is divided by the members' spread in logits, plus one: a distance that no two members agree on is none.
-Two numbers that make a probability of it are fitted to the errors on held-out pictures of the training generator.
+says where they differ, and is small wherever all of them hesitate. A pixel's surroundings say more: whether the label
+changes close by, whether a wall goes on or ends here, how much the picture bends. A logistic model of these clues and
+of their products is fitted to the errors on held-out pictures of the training generator.
+
+What is learned there holds on such pictures: on strange ones it ranks errors worse than the plain entropy (measured
+on `proxies`). So it counts as far as the frame is familiar by its novelty, and the entropy of the mean does the rest.
 """
 
 from __future__ import annotations
@@ -11,42 +14,130 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.ndimage as ndi
 from numpy.typing import NDArray
 
+from .scores import entropy
+
 Image = NDArray[np.float32]
+Values = NDArray[np.float64]
+CLUES, MEAN = 11, 5  # how many there are, and which is the mean itself
 _LEAST = 1e-4  # probability
 _STEPS = 25  # of Newton's method
+_RIDGE = 1e-4
+_FAR = 6.0  # pixels from a change of label, from which on it does not matter how far
+_STRIP, _HALO = 1 << 18, 20  # pixels that are estimated at once; lines around them that they look at
+_MOST = 4.0  # deviations from its mean that a clue counts for
+_FAMILIAR, _STRANGE = 0.6, 0.9  # novelty of a frame, up to which clues count whole, and from which on not at all
+_COUNT = CLUES + CLUES * (CLUES + 1) // 2 + 1
 
 
-def logit(probability: NDArray[np.floating]) -> NDArray[np.float64]:
+def logit(probability: NDArray[np.floating]) -> Values:
     """Return log(p / (1 - p)), bounded."""
     p = np.clip(probability.astype(np.float64), _LEAST, 1 - _LEAST)
-    made: NDArray[np.float64] = np.log(p / (1 - p))
+    made: Values = np.log(p / (1 - p))
     return made
 
 
-def margin(mean: Image, spread: Image, threshold: float) -> NDArray[np.float64]:
+def margin(mean: Image, spread: Image, threshold: float) -> Values:
     """Return the distance of `mean` from the threshold in logits, over 1 + `spread`, the deviation in logits."""
     middle = float(np.log(threshold / (1 - threshold)))
-    made: NDArray[np.float64] = np.abs(logit(mean) - middle) / (1.0 + spread)
+    made: Values = np.abs(logit(mean) - middle) / (1.0 + spread)
     return made
 
 
-def fitted(distance: NDArray[np.float64], wrong: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the constant and the slope of the logistic estimate from margins (n,) and what was wrong (n,)."""
-    x, y = np.column_stack([np.ones(len(distance)), distance]), wrong.astype(np.float64)
-    weights = np.zeros(2)
+def bends(shown: Image) -> Image:
+    """Return how much a picture (ny, nx), as the network sees it, bends: the logarithm over what is usual in it."""
+    bend = np.abs(ndi.gaussian_laplace(shown, 1.5))
+    made: Image = np.log(bend / (float(np.median(bend)) + 1e-6) + 0.1)
+    return made
+
+
+def clues(bend: Image, mean: Image, spread: Image, disagreement: Image, threshold: float) -> Values:
+    """Return what is known of every pixel, (CLUES, ny, nx). bend: see `bends`; all (ny, nx)."""
+    found = mean >= threshold
+    away = margin(mean, spread, threshold)
+    unsure = np.exp(-away)
+    edge = found ^ ndi.binary_erosion(found) | ~found & ndi.binary_dilation(found)
+    to_edge = np.minimum(ndi.distance_transform_edt(~edge), _FAR) if edge.any() else np.full(mean.shape, _FAR)
+    return np.stack([
+        away,
+        unsure,
+        np.minimum(spread, 6.0),
+        disagreement,
+        np.where(found, 1.0, -1.0),
+        mean,
+        ndi.gaussian_filter(unsure, 1.5),
+        ndi.gaussian_filter(unsure, 4.0),
+        ndi.maximum_filter(mean, 5),
+        np.exp(-to_edge / 1.5),
+        bend,
+    ]).astype(np.float64)  # fmt: skip
+
+
+def _centred(known: Values, middle: Values, scale: Values) -> Values:
+    made: Values = np.clip((known.reshape(CLUES, -1) - middle[:, None]) / scale[:, None], -_MOST, _MOST)
+    return made
+
+
+def fitted(known: Values, wrong: NDArray[np.bool_]) -> tuple[float, ...]:
+    """Return the weights of the model from clues (CLUES, n) and what was wrong (n,)."""
+    middle, scale = known.mean(axis=1), known.std(axis=1) + 1e-6
+    z, (first, second) = _centred(known, middle, scale), np.triu_indices(CLUES)
+    learned = _logistic(np.concatenate([np.ones((1, z.shape[1])), z, z[first] * z[second]]).T, wrong)
+    plain = _logistic(np.stack([np.ones(z.shape[1]), entropy(known[MEAN])], axis=1), wrong)
+    return tuple(float(value) for part in (middle, scale, learned, plain) for value in part.astype(np.float32))
+
+
+def _logistic(x: Values, wrong: NDArray[np.bool_]) -> Values:
+    """Return the weights (k,) of a logistic regression of what was wrong (n,) on x (n, k), by Newton's method."""
+    y, weights = wrong.astype(np.float64), np.zeros(x.shape[1])
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        slope = x.T @ (p - y) / len(y) + 1e-6 * weights
-        bend = (x * (p * (1 - p))[:, None]).T @ x / len(y) + 1e-6 * np.eye(2)
-        weights -= np.linalg.solve(bend, slope)
-    return float(weights[0]), float(weights[1])
+        slope = x.T @ (p - y) / len(y) + _RIDGE * weights
+        bend = (x * (p * (1 - p))[:, None]).T @ x / len(y) + _RIDGE * np.eye(len(weights))
+        step = np.linalg.solve(bend, slope)
+        weights -= step
+        if np.abs(step).max() < 1e-6:
+            break
+    return weights
 
 
-def estimated(mean: Image, spread: Image, threshold: float, weights: Sequence[float]) -> Image:
-    """Return the probability that a pixel's label is wrong, like `mean`; NaN where nothing was fitted."""
-    if len(weights) != 2:
-        return np.full(mean.shape, np.nan, np.float32)
-    line = weights[0] + weights[1] * margin(mean, spread, threshold)
-    return (1 / (1 + np.exp(-np.clip(line, -30, 30)))).astype(np.float32)
+def estimated(known: Values, weights: Sequence[float], novelty: float = 0.0) -> Image:
+    """Return the probability that a pixel's label is wrong from clues (CLUES, ny, nx); NaN where nothing was fitted.
+
+    novelty: of the frame; NaN = unknown, taken for strange.
+    """
+    if len(weights) != 2 * CLUES + _COUNT + 2:
+        return np.full(known.shape[1:], np.nan, np.float32)
+    each = np.asarray(weights, np.float64)
+    plain = each[-2] + each[-1] * entropy(known[MEAN]).reshape(-1)
+    share = float(np.clip((_STRANGE - novelty) / (_STRANGE - _FAMILIAR), 0, 1)) if np.isfinite(novelty) else 0.0
+    line = plain
+    if share > 0:
+        z = _centred(known, each[:CLUES], each[CLUES : 2 * CLUES])
+        constant, linear, products = np.split(each[2 * CLUES : -2], [1, 1 + CLUES])
+        square = np.zeros((CLUES, CLUES))
+        square[np.triu_indices(CLUES)] = products
+        line = share * (constant + linear @ z + (z * (square @ z)).sum(axis=0)) + (1 - share) * plain
+    made: Image = (1 / (1 + np.exp(-np.clip(line, -30, 30)))).astype(np.float32).reshape(known.shape[1:])
+    return made
+
+
+def of_map(
+    shown: Image, mean: Image, spread: Image, disagreement: Image, threshold: float, weights: Sequence[float],
+    novelty: float,
+) -> Image:  # fmt: skip
+    """Return the estimate for a map of any size, (ny, nx), some lines at a time."""
+    ny, nx = mean.shape
+    lines, made = max(_HALO, _STRIP // nx), np.full(mean.shape, np.nan, np.float32)
+    if not weights:
+        return made
+    bend = bends(shown)
+    for top in range(0, ny, lines):
+        first, last = max(0, top - _HALO), min(ny, top + lines + _HALO)
+        some = slice(first, last)
+        known = clues(bend[some], mean[some], spread[some], disagreement[some], threshold)
+        kept = slice(top - first, min(ny, top + lines) - first)
+        made[top : top + lines] = estimated(known, weights, novelty)[kept]
+    return made

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from . import doubt, novelty
 from .network import bfloat_is_faster, for_inference, library
 from .prepare import LEAST, padded, prepared
+from .traits import traits
 from .weights import SHIPPED, Card, load
 
 Image = NDArray[np.float32]
@@ -30,14 +31,18 @@ class Prediction(msgspec.Struct, frozen=True):
     """What an ensemble says of a map, (ny, nx) each.
 
     mean: probability of wall, over the members. variance: of it, over the members. disagreement: deviation over the
-    three scales of the networks. spread: deviation of the members' logits. frame: the frame's score, above 1 it is
-    unlike the training pictures. features (k,): what that was made of. each (members, ny, nx): only where asked for.
+    three scales of the networks. spread: deviation of the members' logits. doubt: probability that the label is
+    wrong, NaN where the card was not calibrated. shown: what the networks saw. frame: the frame's score, above 1 it
+    is unlike the training pictures. features (k,): what that was made of. each (members, ny, nx): only where asked
+    for.
     """
 
     mean: Image
     variance: Image
     disagreement: Image
     spread: Image
+    doubt: Image
+    shown: Image
     frame: float
     features: NDArray[np.float64]
     each: Image | None = None
@@ -84,24 +89,26 @@ class Ensemble:
         """
         shown = prepared(values, there)
         ny, nx = shown.shape
-        lines = max(_HALO, _STRIP // nx // 4 * 4)
-        if ny <= lines:
-            sums = self._passed(padded(shown))
-        else:
-            parts = []
-            for top in range(0, ny, lines):
-                first, last = max(0, top - _HALO), min(ny, top + lines + _HALO)
-                part = self._passed(padded(shown[first:last]))
-                parts.append(part[:, top - first : min(ny, top + lines) - first])
-            sums = np.concatenate(parts, axis=1)
-        sums = sums[:, :ny, :nx]
+        lines, parts = max(_HALO, _STRIP // nx // 4 * 4), []
+        for top in range(0, ny, lines):
+            first, last = max(0, top - _HALO), min(ny, top + lines + _HALO)
+            kept = slice(top - first, min(ny, top + lines) - first)
+            parts.append(self._passed(padded(shown[first:last]))[:, kept, :nx])
+        sums = np.concatenate(parts, axis=1)
         each, disagreement = sums[:-1], sums[-1]
         mean = each.mean(axis=0)
         variance = each.var(axis=0)
-        features = novelty.features(shown, mean, variance, disagreement)
-        frame = novelty.score(features, self.card)
         spread = doubt.logit(each).std(axis=0).astype(np.float32)
-        return Prediction(mean, variance, disagreement, spread, frame, features, each if keep_each else None)
+        features = traits(shown, mean, variance, disagreement)
+        frame = novelty.score(features, self.card.familiar)
+        doubts = doubt.of_map(shown, mean, spread, disagreement, self.card.threshold, self.card.error, frame)
+        return Prediction(mean, variance, disagreement, spread, doubts, shown, frame, features,
+                          each if keep_each else None)  # fmt: skip
+
+    def moments(self, shown: Image) -> tuple[Image, Image]:
+        """Return mean and variance over the members of what they see, (ny, nx) with sides that are multiples of 4."""
+        each = self._passed(shown)[:-1]
+        return each.mean(axis=0), each.var(axis=0)
 
     def _passed(self, shown: Image) -> Image:
         """Return (members + 1, ny, nx): every member's probability, then the disagreement of the scales."""

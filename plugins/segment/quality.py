@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from . import doubt
 from .calibration import NEAR_WALLS
 from .ensemble import Ensemble, Prediction
 from .foreign import SHIFTS, foreign
@@ -88,10 +87,9 @@ def _ranked(ensemble: Ensemble, picture: Picture, made: Prediction) -> dict[str,
     assert made.each is not None
     asked = near(picture.line, NEAR_WALLS) & counted(picture)
     wrong = ((made.mean >= ensemble.card.threshold) != picture.wall)[asked]
-    estimate = doubt.estimated(made.mean, made.spread, ensemble.card.threshold, ensemble.card.error)
     singles = [auroc(entropy(each)[asked], wrong) for each in made.each]
     return {
-        "estimate": auroc(estimate[asked], wrong),
+        "estimate": auroc(made.doubt[asked], wrong),
         "variance": auroc(made.variance[asked], wrong),
         "entropy_of_mean": auroc(entropy(made.mean)[asked], wrong),
         "single_member": float(np.mean(singles)),

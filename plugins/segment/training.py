@@ -58,8 +58,7 @@ class Training(Settings):
     is one batch. rate: of AdamW at its highest, then down along a cosine; member_rate: that of a member after a
     baseline. threads: of torch; pictures are made in one more. simulated: share of pictures that are cuts of scans by
     the simulated scanning probe, of so many specimens. start: a file of weights whose first member a run begins with;
-    "" = with random weights. held_out: pictures that the result is calibrated on. members_from: a file of weights of
-    which only threshold, error estimate and frame score are set anew, in minutes; "" = train.
+    "" = with random weights. held_out: pictures that the result is calibrated on.
     """
 
     filters: Annotated[int, msgspec.Meta(ge=4, le=128)] = 16
@@ -75,7 +74,6 @@ class Training(Settings):
     simulated: Annotated[float, quantity("", ge=0, le=1)] = 0.12
     specimens: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 30
     start: str = ""
-    members_from: str = ""
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     held_out: Annotated[int, msgspec.Meta(ge=8, le=10_000)] = 240
 

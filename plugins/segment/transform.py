@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from probeloop.api import (
     StreamSpec,
 )
 
-from . import doubt
+from .beside import Beside, Finished
 from .ensemble import Ensemble
 from .network import library
 from .prepare import fault, logarithm
@@ -29,6 +30,11 @@ from .weights import SHIPPED
 
 _UNEVEN = 1.5  # ratio of a pixel's sides from which on a wall has another width along x than along y
 _MOST = 8192 * 8192
+_NAME = Path(__file__).parent.name
+_MAPS = 3  # of earlier scans that are kept to learn from, beside the one that is on
+_ENOUGH = 0.5  # share of a scan's lines from which on its map is learned from
+_AGAIN = 2  # strange maps in a row, from which on networks learn by themselves
+_ROUNDS = 3  # of retraining by itself, in the life of a process
 FRAME = ("novelty", "wall_share", "valid")
 STRANGE = (
     "this map is unlike those that the networks were trained on: look at its walls before you trust them, and see "
@@ -50,12 +56,17 @@ class Segment(ScanTransform):
 
         channel: of several, by name; "" = the first. contrast: "ratio" shows them the logarithm of what is positive,
         such as an amplitude, so that a wall in a weak domain counts as much as one in a strong domain. weights: a
-        file of `train segment`; "" = the shipped one.
+        file of `train segment`; "" = the shipped one. retrain: let the networks learn from these maps in a process
+        beside, "once" (for another time set "off" in between), or "when_strange", which is when maps are unlike the
+        training pictures; the networks are replaced when that has made them better. retrained: the file that such
+        weights are kept in; "" = they are forgotten with this process.
         """
 
         channel: str = ""
         contrast: Literal["difference", "ratio"] = "difference"
         weights: str = ""
+        retrain: Literal["off", "once", "when_strange"] = "off"
+        retrained: str = ""
 
     _ensemble: Ensemble | None = None
     _loaded: tuple[str, str] | None = None
@@ -63,6 +74,12 @@ class Segment(ScanTransform):
 
     def __init__(self, parameters: Settings | None = None, context: Context | None = None) -> None:
         super().__init__(parameters, context)
+        self.beside = Beside(_NAME)
+        self._told: deque[str] = deque()
+        self._maps: deque[NDArray[np.float32]] = deque(maxlen=_MAPS)
+        self._shown: NDArray[np.float32] | None = None
+        self._strange = self._rounds = 0
+        self._asked = False
         with contextlib.suppress(
             DropInError
         ):  # said by `outputs`; to load the library takes seconds that no scan has
@@ -101,14 +118,20 @@ class Segment(ScanTransform):
         }
 
     def begin(self, spec: StreamSpec) -> None:
-        """Forget the last scan."""
+        """Forget the last scan; take new networks, where a retraining has made some."""
         self._last, self.notice = None, ""
+        if self._shown is not None:
+            self._maps.append(self._shown)
+        self._shown, self._strange = None, 0
+        self._look()
+        self.notice = self._told.popleft() if self._told else ""
 
     def update(self, data: Any, mask: NDArray[np.bool_] | None = None) -> Outputs | None:
         """Return the walls of `data`, (ny, nx) or (ny, nx, k), NaN where nothing is measured yet.
 
         None before there are lines enough. A map that can't be segmented gives the walls before it once more.
         """
+        self._look()
         values = np.asarray(data if self._channel is None else data[..., self._channel], np.float64)
         values = values.reshape(self._shape)
         there = np.isfinite(values)
@@ -127,16 +150,62 @@ class Segment(ScanTransform):
             shown = logarithm(shown, there[some])
         made = self._ensemble.predict(shown, there[some])
         card = self._ensemble.card
-        doubts = doubt.estimated(made.mean, made.spread, card.threshold, card.error)
         found: dict[str, NDArray[Any]] = {}
-        for name, each in (("mean", made.mean), ("variance", made.variance), ("doubt", doubts)):
+        for name, each in (("mean", made.mean), ("variance", made.variance), ("doubt", made.doubt)):
             whole = np.full(self._shape, np.nan, np.float32)
             whole[some] = np.where(there[some], each, np.nan)
             found[name] = whole[None]
         share = float((made.mean >= card.threshold)[there[some]].mean())
         found["frame"] = np.array([[made.frame, share, 1.0]])
-        self._last, self.notice = found, STRANGE if made.frame > 1 else ""
+        self._consider(np.where(there[some], shown, np.nan).astype(np.float32), made.frame)
+        self._last = found
+        self.notice = self._told.popleft() if self._told else STRANGE if made.frame > 1 else ""
         return found
+
+    def _consider(self, shown: NDArray[np.float32], novelty: float) -> None:
+        """Begin to retrain, where that was asked for and there is enough of a map. shown: (lines so far, nx)."""
+        asked = self.parameters.retrain
+        self._strange = self._strange + 1 if novelty > 1 else 0
+        if len(shown) < _ENOUGH * self._shape[0]:
+            return
+        self._shown = shown if asked != "off" else None
+        if asked == "off":
+            self._asked = False
+            if self.beside.running:
+                self.beside.stop()
+                self._told.append("the retraining was stopped; the networks stay as they were")
+            return
+        wanted = not self._asked if asked == "once" else self._strange >= _AGAIN and self._rounds < _ROUNDS
+        if not wanted or self.beside.running:
+            return
+        self._asked, self._rounds, self._strange = True, self._rounds + 1, 0
+        kept = Path(self.parameters.retrained).expanduser() if self.parameters.retrained else None
+        try:
+            self.beside.start([*self._maps, shown], self._weights, kept, {"seed": self.context.seed})
+        except OSError as error:
+            self._told.append(f"no retraining can be started: {error}")
+            return
+        self._told.append(f"the networks learn from {len(self._maps) + 1} map(s) beside the scan; this takes minutes")
+
+    def _look(self) -> None:
+        """Take what a retraining has made, between two updates; tell what became of it."""
+        found = self.beside.look() if self.beside.running else None
+        if found is None:
+            return
+        self._told.append(found.text)
+        if found.weights is not None:
+            self._swapped(found)
+
+    def _swapped(self, found: Finished) -> None:
+        assert found.weights is not None
+        try:
+            made = Ensemble.from_file(found.weights, self.context.device)
+        except DropInError as error:
+            self._told.append(f"the retrained networks can't be used, the old ones stay: {error}")
+            return
+        made.warm(self._shape)
+        self._ensemble, self._weights, self.renewed = made, found.weights, True
+        self._maps.clear()
 
     def _refused(self, why: str) -> Outputs | None:
         self.notice = f"nothing is segmented: {why}"
@@ -147,15 +216,17 @@ class Segment(ScanTransform):
     def _load(self) -> None:
         wanted = (self.parameters.weights, self.context.device)
         if self._ensemble is None or self._loaded != wanted:
+            self.beside.stop()  # it learns from what is not wanted any more
             path = Path(self.parameters.weights).expanduser() if self.parameters.weights else SHIPPED
             self._ensemble = Ensemble.live(path, self.context.device)
-            self._loaded = wanted
+            self._loaded, self._weights = wanted, path
             library().set_num_threads(1)  # threads that wait for each other on busy cores take up to 20 times as long
         # the first map of a shape sets up kernels, for seconds on a busy machine: not while a scan runs
         self._ensemble.warm(self._shape)
 
     def close(self) -> None:
-        """Let go of the networks."""
+        """Let go of the networks; end a retraining."""
+        self.beside.close()
         self._ensemble = None
 
 

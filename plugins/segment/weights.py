@@ -11,10 +11,12 @@ import msgspec
 from probeloop.api import DropInError
 
 from .network import build, library
+from .novelty import Familiar
 
 FORMAT, VERSION = "probeloop.segment", 1
 SHIPPED = Path(__file__).parent / "walls.safetensors"
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save: a zip, or a bare pickle
+_FORMER = ("frame_mean", "frame_whitening", "frame_known", "frame_limit")  # of a frame score that is none any more
 _NEXT = "train one: probeloop train segment --out walls.safetensors"
 
 
@@ -22,10 +24,9 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a file of weights says of itself.
 
     threshold: from which probability on a pixel is wall; weak: from which on one that is joined to it is (0 = the
-    threshold), see `scores.lines`. flipped: each member looks at the map flipped its own way. frame_mean (k,),
-    frame_whitening (k, k), frame_known (n, k), frame_limit: of the score that tells pictures unlike the training
-    ones, see `novelty`. error (m,): of the logistic error estimate. trained: how, in plain data (seed, cycles,
-    strategy, metrics).
+    threshold), see `scores.lines`. flipped: each member looks at the map flipped its own way. familiar: what tells
+    pictures unlike the training ones, see `novelty`. error (m,): of the logistic error estimate, see `doubt`.
+    trained: how, in plain data (seed, cycles, strategy, metrics).
     """
 
     filters: int
@@ -33,10 +34,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threshold: float = 0.5
     weak: float = 0.0
     flipped: bool = False
-    frame_mean: tuple[float, ...] = ()
-    frame_whitening: tuple[tuple[float, ...], ...] = ()
-    frame_known: tuple[tuple[float, ...], ...] = ()
-    frame_limit: float = 0.0
+    familiar: Familiar | None = None
     error: tuple[float, ...] = ()
     trained: dict[str, Any] = {}
 
@@ -93,8 +91,10 @@ def read_card(path: Path) -> Card:
         had = str(told.get("version"))[:20]
         raise DropInError(f"{path.name} has version {had}, this program reads version {VERSION}", _NEXT)
     try:
-        card = msgspec.json.decode(str(told.get("card", "")), type=Card)
-    except msgspec.DecodeError as error:
+        given = msgspec.json.decode(str(told.get("card", "")))
+        kept = {name: value for name, value in given.items() if name not in _FORMER}
+        card = msgspec.json.decode(msgspec.json.encode(kept), type=Card)
+    except (msgspec.MsgspecError, AttributeError) as error:
         raise DropInError(f"{path.name} is corrupt: its card is unreadable ({error})", _NEXT) from None
     if not (1 <= card.filters <= 256 and 1 <= card.members <= 100):
         raise DropInError(f"{path.name} is corrupt: {card.members} members of {card.filters} filters", _NEXT)

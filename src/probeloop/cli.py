@@ -146,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--quick", action="store_true", help="the drop-in's short training: minutes on two cores")
     train.add_argument("--seed", type=int, help="seed of everything random")
     train.add_argument("--out", metavar="FILE", help="file of the weights")
+    train.add_argument("--on", metavar="SESSION", help="let what is trained learn from the maps of a session, where "
+                       "the drop-in can")  # fmt: skip
     doctor = add("doctor", "what this machine has and lacks, and the next move; --live: where a rig's time goes")
     doctor.add_argument("--live", action="store_true", help="watch a rig that runs: rates, losses, latency by stage")
     doctor.add_argument(

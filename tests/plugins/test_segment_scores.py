@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from probeloop.plugins.segment import doubt, novelty
@@ -94,25 +95,48 @@ def test_a_frame_unlike_the_others_stands_out() -> None:
     rng = np.random.default_rng(1)
     mix = rng.normal(size=(6, 6))
     known = rng.normal(size=(400, 6)) @ mix + 5.0
-    mean, whitening, white, limit = novelty.fitted(known)
-    rows = (tuple(map(tuple, each)) for each in (whitening, white))
-    card = Card(16, 1, frame_mean=tuple(mean), frame_whitening=next(rows), frame_known=next(rows), frame_limit=limit)
-    fresh = np.array([novelty.score(each, card) for each in rng.normal(size=(400, 6)) @ mix + 5.0])
+    familiar = novelty.fitted(known)
+    fresh = np.array([novelty.score(each, familiar) for each in rng.normal(size=(400, 6)) @ mix + 5.0])
     assert (fresh > 1).mean() < 0.04
-    assert novelty.score(mean + 10 * np.linalg.norm(mix), card) > 1.5
-    assert np.isnan(novelty.score(mean, Card(16, 1)))
+    far = known.mean(axis=0) + 4 * np.linalg.norm(mix)
+    assert novelty.score(far, familiar) > 1.5
+    assert np.isnan(novelty.score(far, None))
+    assert np.isnan(novelty.score(far[:5], familiar))
+    both = novelty.fitted(known, far[None])
+    assert both.limit == familiar.limit
+    assert novelty.score(far, both) < 0.7  # what was learned from is familiar
+    card = Card(16, 1, familiar=both)
+    assert msgspec.json.decode(msgspec.json.encode(card), type=Card) == card
 
 
-def test_the_error_estimate_goes_by_margin_and_spread() -> None:
-    mean = np.array([0.5, 0.9, 0.9, 0.1], np.float32)
-    spread = np.array([0.0, 0.0, 3.0, 0.0], np.float32)
-    margin = doubt.margin(mean, spread, 0.5)
-    assert margin == pytest.approx([0.0, np.log(9), np.log(9) / 4, np.log(9)], abs=1e-5)
+def test_the_error_estimate_learns_what_the_clues_say_and_only_where_frames_are_familiar() -> None:
     rng = np.random.default_rng(2)
-    far = rng.exponential(2.0, 40_000)
-    weights = doubt.fitted(far, rng.random(far.size) < 1 / (1 + np.exp(1.5 * far)))
-    assert weights == pytest.approx((0.0, -1.5), abs=0.1)
-    made = doubt.estimated(mean, spread, 0.5, weights)
-    assert made[0] == pytest.approx(0.5, abs=0.03)
-    assert made[0] > made[2] > made[1]
-    assert np.isnan(doubt.estimated(mean, spread, 0.5, ())).all()
+    known = rng.normal(size=(doubt.CLUES, 40_000))
+    known[doubt.MEAN] = rng.random(40_000)
+    line = known[0] - 1.5 * known[1] * known[2] - 1.0
+    weights = doubt.fitted(known, rng.random(40_000) < 1 / (1 + np.exp(-line)))
+    made = doubt.estimated(known[:, None], weights, 0.3)[0]
+    inner = (np.abs(known) < 2).all(axis=0)
+    assert made[inner] == pytest.approx(1 / (1 + np.exp(-line[inner])), abs=0.12)
+    strange = doubt.estimated(known[:, None], weights, 2.0)[0]
+    assert np.abs(strange[:, None] - strange.mean()).max() < 0.1  # the entropy says nothing here
+    assert np.array_equal(strange, doubt.estimated(known[:, None], weights, np.nan)[0])
+    assert np.isnan(doubt.estimated(known[:, None], (), 0.3)).all()
+
+
+def test_the_clues_of_a_pixel() -> None:
+    mean = np.full((40, 40), 0.02, np.float32)
+    mean[:, 20] = 0.9
+    flat = np.zeros((40, 40), np.float32)
+    away, unsure, *_ = doubt.clues(flat, mean, flat, flat, 0.5)
+    assert away[5, 20] == pytest.approx(np.log(9), abs=1e-4)
+    assert unsure == pytest.approx(np.exp(-away))
+    spread = np.ones((40, 40), np.float32)
+    assert doubt.clues(flat, mean, spread, flat, 0.5)[0, 5, 20] == pytest.approx(np.log(9) / 2, abs=1e-4)
+    nothing = doubt.clues(flat, np.zeros((40, 40), np.float32), flat, flat, 0.5)
+    assert np.isfinite(nothing).all()
+    weights = doubt.fitted(np.random.default_rng(0).normal(size=(doubt.CLUES, 500)), np.arange(500) % 5 == 0)
+    large = np.tile(mean, (3, 1))
+    whole = doubt.of_map(large, large, large, large, 0.5, weights, 0.2)
+    assert whole.shape == large.shape
+    assert np.isfinite(whole).all()

@@ -127,15 +127,14 @@ def test_threshold_and_scores_are_set_anew_without_training(tmp_path: Path) -> N
     given, again = tmp_path / "w.safetensors", tmp_path / "again.safetensors"
     trained = run(tmp_path / "a", members=1, cycles=1, member_cycles=1)
     save(given, trained.members, Card(4, 1, trained={"seed": 4}))
-    told = train({"members_from": str(given), "held_out": 9, "out": str(again)})
+    told = train({"calibrate": str(given), "held_out": 9, "out": str(again)})
     (one,), _ = load(given)
     (other,), card = load(again)
     assert same(one.state_dict(), other.state_dict())
     assert told["frames"] == card.trained["calibration"]["frames"] == 9
     assert card.trained["seed"] == told["seed"] == 4
-    assert card.frame_limit > 0
+    assert card.familiar is not None
     assert (card.threshold, card.weak) == (told["threshold"], told["weak"])
-    assert card.flipped
     assert not (tmp_path / "again.training").exists()
 
 
@@ -159,7 +158,8 @@ def test_the_command_trains_and_tells(tmp_path: Path, capsys: pytest.CaptureFixt
     members, card = load(out)
     assert len(members) == 2
     assert card.trained["seed"] == 4
-    assert card.frame_limit > 0
+    assert card.familiar is not None
+    assert card.familiar.limit > 0
     assert (tmp_path / "w.training" / "curves.svg").read_text().startswith("<svg")
 
 

@@ -58,11 +58,14 @@ class DropIn(ABC):
     """Common to all kinds: `Parameters`, and `parameters`, which the host replaces between two blocks.
 
     notice: what a transform can't use of its last input, and what to do about it; the host tells it once a scan.
+    renewed: set by a transform whose results are other ones from this call on, though its parameters are the same,
+    such as by weights that were learned meanwhile: the host begins a new revision with them, and unsets it.
     """
 
     Parameters: ClassVar[type[Settings]] = NoParameters
     parameters: Any
     notice: str = ""
+    renewed: bool = False
 
     def __init__(self, parameters: Settings | None = None, context: Context | None = None) -> None:
         self.parameters = parameters if parameters is not None else self.Parameters()

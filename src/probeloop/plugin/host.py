@@ -309,7 +309,14 @@ class Host:
             arrays = plugin.process(given(plugin, blocks))
         finally:
             self.work.end()
+        self._hear_renewal()
         return check_arrays(self.instance.name, self._specs, arrays, blocks[0].count)
+
+    def _hear_renewal(self) -> None:
+        """Begin a new revision when the plug-in says that what it computes with has changed."""
+        if self.plugin.renewed:
+            self.plugin.renewed = False
+            self.renew()
 
     def _publish(
         self, block: FrameBlock, arrays: Mapping[str, NDArray[Any]] | None, flags: BlockFlag, source_index: int,
@@ -333,6 +340,7 @@ class Host:
     def scan_call(self, call: Callable[[], Any]) -> Any:
         """Call into the plug-in under the watchdog's eye; what it can't use is told, once a scan."""
         made = self._called(call)
+        self._hear_renewal()
         if self.plugin.notice and self.plugin.notice not in self._noticed:
             self._noticed.add(self.plugin.notice)
             self.report(Remark(text=f"{self.instance.name}: {self.plugin.notice}", level="warning"))

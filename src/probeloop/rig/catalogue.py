@@ -187,7 +187,7 @@ def train(options: argparse.Namespace) -> int:
     if run is None:
         raise DropInError(f"{options.name!r} learns nothing", "its commands.py needs a function train(config)")
     config = _settings_of(Path(options.config)) if options.config else {}
-    named = {"seed": options.seed, "out": options.out, "quick": options.quick or None}
+    named = {"seed": options.seed, "out": options.out, "quick": options.quick or None, "on": options.on}
     config |= {name: value for name, value in named.items() if value is not None}
     emit_json(run({**config, "progress": True}))
     return 0

@@ -1,0 +1,323 @@
+"""Iterative retraining: an ensemble learns from the pixels of new maps that it is sure of, and must not forget.
+
+After ELIT (Ghosh et al., npj Comput. Mater. 7 (2021) 100): what the ensemble says with confidence of strange maps
+becomes their label, and every member is trained a little further on it. Here half of each batch is of the training
+generator, the batch norms stay as they are, and the result is kept only when it passes two checks: on held-out
+calibration pictures the boundary F1 may drop by less than `DROP`, and on the lines of the maps that were held out the
+members must agree more than before. Agreement is not truth: what all members got wrong with confidence they learn,
+too. So the operator starts it, is told what came of it, and looks at the walls.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from probeloop.api import DropInError, Problem, Settings, SettingsError, StreamSpec, open_session, quantity
+
+from .calibration import calibrated
+from .ensemble import Ensemble, Prediction
+from .lamellae import lamellae
+from .network import library, needed
+from .picture import NEAR, generator, near
+from .prepare import fault, logarithm, prepared
+from .scores import Matched, matched, thinned
+from .training import Training, batch_of
+from .weights import SHIPPED, Card, load, save
+
+Map = NDArray[np.float32]
+Say = Callable[[str], None]
+DROP = 0.02
+SURE = 0.15  # probability of a wrong label, up to which a pixel is learned from
+_HELD = 4  # of this many lines the last is held out, where there are enough
+_ENOUGH = 96  # lines
+_FIRST_STAGE = 1000  # of the training seeds: no stage of a training comes so far
+_CHECKED = 10**7  # of the calibration seeds: pictures that nothing is set on
+_PIECES, _SIZE = 8, 128  # of a map, and their pixels a side
+_WALLS = 0.2  # probability of wall from which on the members' agreement counts
+_RECORDED = 4  # maps of a session, the last ones
+_LEAST = 32  # pixels a side of a map to learn from
+
+
+class Retraining(Settings):
+    """How much is learned. The process keeps to one thread, `memory_mb` beyond what it began with, and `seconds`.
+
+    cycles: batches of each member, half of maps, half of the generator. rate: of Adam, constant. frames: calibration
+    pictures that threshold, error estimate and frame score are set on anew. checked: those that nothing may be
+    forgotten on.
+    """
+
+    cycles: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 60
+    rate: Annotated[float, quantity("", gt=0, le=0.01)] = 2e-4
+    batch: Annotated[int, msgspec.Meta(ge=2, le=64, multiple_of=2)] = 8
+    crop: Annotated[int, msgspec.Meta(ge=32, le=256, multiple_of=4)] = 96
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+    frames: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 240
+    checked: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 60
+    memory_mb: Annotated[int, msgspec.Meta(ge=64, le=64_000)] = 700
+    seconds: Annotated[float, quantity("s", gt=0, le=86400)] = 3600.0
+
+
+class Lesson(msgspec.Struct, frozen=True):
+    """A map as the networks see it, what is taken for wall, and what a pixel counts, (ny, nx) each.
+
+    first lines, of which the last `held` are kept for the check.
+    """
+
+    shown: Map
+    wall: Map
+    weight: Map
+    held: int
+
+
+def run(config: dict[str, Any], out: Path, say: Say) -> dict[str, Any]:
+    """Retrain as `config` says: the fields of `Retraining`, and what to learn from.
+
+    on: a file of maps (`beside.write_maps`), or the folder of a session, of which `topic` is taken, and of several
+    channels `channel`, by name; contrast: as the plug-in's parameter. start: the weights to begin with; "" = the
+    shipped ones. beside: the process that waits for it; then it takes the lowest priority and ends when that one
+    does. Raises SettingsError, DropInError.
+    """
+    given = dict(config)
+    on, start = Path(str(given.pop("on"))).expanduser(), Path(str(given.pop("start", "") or SHIPPED)).expanduser()
+    topic, channel, contrast, parent = (given.pop(name, "") for name in ("topic", "channel", "contrast", "beside"))
+    try:
+        settings = msgspec.convert(given, Retraining)
+    except msgspec.ValidationError as error:
+        raise SettingsError([Problem("retraining", str(error))]) from None
+    if parent:
+        os.nice(19)
+    library()
+    _bounded(settings.memory_mb)
+    try:
+        maps = read_maps(on) if on.is_file() else recorded(on, str(topic), str(channel))
+        if contrast == "ratio":
+            maps = [logarithm(each.astype(np.float64), np.isfinite(each)).astype(np.float32) for each in maps]
+        return retrain(settings, maps, start, out, say, lambda: not parent or os.getppid() == parent)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise DropInError(f"more than {settings.memory_mb} MiB were needed", "a smaller batch or crop") from None
+
+
+def read_maps(path: Path) -> list[Map]:
+    """Return the maps of a file; raises DropInError for one that is none."""
+    load_file = needed("safetensors.numpy", "safetensors").load_file
+    try:
+        maps = load_file(path)
+    except Exception as error:  # safetensors has an error of its own, which needs it imported
+        raise DropInError(
+            f"{path.name} holds no maps: {error}", "a file of maps, or the folder of a session"
+        ) from None
+    return [each.astype(np.float32) for each in maps.values() if each.ndim == 2]
+
+
+def recorded(folder: Path, topic: str, channel: str) -> list[Map]:
+    """Return the last `_RECORDED` maps of a topic of a session; "" = its only one.
+
+    Raises RecordError, SettingsError.
+    """
+    every = [each for each in open_session(folder).topics() if each.is_scan and _is_map(each.spec)]
+    there = sorted({each.topic for each in every})
+    wanted = topic or (there[0] if len(there) == 1 else "")
+    maps = [each for each in every if each.topic == wanted]
+    if not maps:
+        what = f"{folder.name} has no map {topic!r}" if topic else f"{folder.name} has {len(there)} topics of maps"
+        raise SettingsError([Problem("topic", what, " | ".join(there) or "none")])
+    made = []
+    for each in maps[-_RECORDED:]:
+        names = [one.name for one in each.spec.channels]
+        if channel and channel not in names:
+            raise SettingsError([Problem("channel", f"no {channel!r} in {topic!r}", " | ".join(names) or "none")])
+        data = np.asarray(each.data(), np.float32)
+        data = data[..., names.index(channel) if channel else 0] if data.ndim == 3 else data
+        made.append(np.where(each.present, data, np.nan).astype(np.float32))
+    return made
+
+
+def _is_map(spec: StreamSpec) -> bool:
+    return spec.kind == "values" and len(spec.nav) == 2 and len(spec.frame_shape) < 2 and spec.numpy_dtype.kind != "c"
+
+
+def _bounded(megabytes: int) -> None:
+    """Let this process allocate `megabytes` [MiB] more than it has now (Linux; elsewhere there is no limit)."""
+    try:
+        import resource
+
+        lines = Path("/proc/self/status").read_text().splitlines()
+        used = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = used + megabytes * 2**20
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
+    except (ImportError, OSError, StopIteration, ValueError):
+        return
+
+
+def retrain(
+    settings: Retraining, maps: list[Map], start: Path, out: Path, say: Say, alive: Callable[[], bool]
+) -> dict[str, Any]:
+    """Retrain the ensemble of `start` on maps (ny, nx), NaN = not measured; write `out` where it passes the checks.
+
+    Returns kept, text (for the operator), out and the figures. Raises DropInError for weights or maps that can't be
+    used, when the time is up, and when `alive` says that nobody waits for it any more.
+    """
+    torch = library()
+    torch.set_num_threads(1)
+    until = time.monotonic() + settings.seconds
+    members, card = load(start)
+    usable = [each for each in maps if min(each.shape) >= _LEAST and not fault(each)]
+    if not usable:
+        raise DropInError("no map to learn from", f"maps of at least {_LEAST} x {_LEAST} pixels, not constant")
+    before = Ensemble(members, card)
+    lessons = [lesson(each, before.predict(each), card) for each in usable]
+    if not any((each.weight * each.wall).any() for each in lessons):
+        raise DropInError("no wall in the maps that the members are sure of", "nothing can be learned from them")
+
+    def check() -> None:
+        if not alive():
+            raise DropInError("nobody waits for it any more", "start it again")
+        if time.monotonic() > until:
+            raise DropInError("the time is up", "give it more seconds, or fewer cycles")
+
+    states = []
+    for number, member in enumerate(load(start)[0]):
+        say(f"member {number + 1} of {len(members)}: {settings.cycles} cycles")
+        states.append(_taught(member, number, lessons, settings, check))
+    say("checks what was learned, and what was not forgotten")
+    partial = out.with_name(out.name + ".new")
+    try:
+        save(partial, states, card)
+        stored, _ = load(partial)
+        told = {**card.trained, "retrained": [*card.trained.get("retrained", []), _account(settings, usable)]}
+        told_card = msgspec.structs.replace(card, trained=told)
+        made = calibrated(stored, told_card, settings.seed, settings.frames, also=pieces(usable, settings.seed))
+        check()
+        after = Ensemble(stored, made)
+        figures = _compared(before, after, usable, lessons, settings)
+        lost = figures["f1_before"] - figures["f1_after"]
+        kept = lost < DROP and figures["disagreement_after"] < figures["disagreement_before"]
+        if kept:
+            save(partial, [each.state_dict() for each in stored], made)
+            partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return {"kept": kept, "text": _told(kept, lost, figures), "out": str(out), **figures}
+
+
+def lesson(values: Map, made: Prediction, card: Card) -> Lesson:
+    """Return what is learned from a map (ny, nx), of what the ensemble `made` of it.
+
+    Walls are what training calls so: pixels within NEAR of the thinned line. A pixel counts where the members' label
+    is likely right, and where it was measured.
+    """
+    there = np.isfinite(values)
+    sure = (made.doubt <= SURE) & there
+    found = made.mean >= card.threshold
+    wall = near(thinned(found), NEAR)
+    same = np.where(found, near(wall, 1.0), ~wall)  # thinned and as it is: where these differ nothing is known
+    weight = sure & same
+    lines = len(values)
+    held = lines // _HELD if lines >= _ENOUGH else 0
+    return Lesson(prepared(values, there), wall.astype(np.float32), weight.astype(np.float32), held)
+
+
+def crops(lessons: list[Lesson], count: int, size: int, rng: np.random.Generator) -> tuple[Map, ...]:
+    """Return pieces of the maps, mirrored by chance: shown, wall, weight, (count, 1, size, size) each."""
+    made: list[list[Map]] = [[], [], []]
+    for _ in range(count):
+        one = lessons[int(rng.integers(len(lessons)))]
+        ny, nx = one.shown.shape[0] - one.held, one.shown.shape[1]
+        top, left = int(rng.integers(0, max(1, ny - size + 1))), int(rng.integers(0, max(1, nx - size + 1)))
+        flip = (slice(None, None, int(rng.choice([1, -1]))), slice(None, None, int(rng.choice([1, -1]))))
+        for kept, each in zip(made, (one.shown, one.wall, one.weight), strict=True):
+            piece = each[top : min(ny, top + size), left : left + size]
+            missing = [(0, size - length) for length in piece.shape]
+            kept.append(np.pad(piece, missing)[flip])  # what is added counts nothing
+    return tuple(np.stack(each)[:, None] for each in made)
+
+
+def pieces(maps: list[Map], seed: int) -> list[Map]:
+    """Return pieces of maps as large as the pictures of a calibration, which are familiar from now on."""
+    rng, made = np.random.default_rng(seed), []
+    for each in maps:
+        ny, nx = each.shape
+        for _ in range(_PIECES if max(ny, nx) > _SIZE else 1):
+            top, left = (int(rng.integers(0, max(1, length - _SIZE + 1))) for length in (ny, nx))
+            piece = each[top : top + _SIZE, left : left + _SIZE]
+            if not fault(piece):
+                made.append(piece)
+    return made
+
+
+def _taught(member: Any, number: int, lessons: list[Lesson], settings: Retraining, check: Callable[[], None]) -> Any:
+    """Return the state of a member after its cycles; batch norms keep their statistics."""
+    torch = library()
+    network = member.eval().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.rate)
+    half = settings.batch // 2
+    rng = np.random.default_rng([settings.seed, number])
+    for known in _known(settings, number, half):
+        check()
+        pairs = zip(known, crops(lessons, half, settings.crop, rng), strict=True)
+        shown, wall, weight = (torch.from_numpy(np.concatenate(pair)) for pair in pairs)
+        logits = network(shown.to(memory_format=torch.channels_last))
+        each = torch.nn.functional.binary_cross_entropy_with_logits(logits, wall, reduction="none")
+        loss = (each * weight).sum() / weight.sum().clamp(min=1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def _known(settings: Retraining, number: int, count: int) -> Iterator[tuple[Map, ...]]:
+    """Yield batches of the generator, of training seeds that no training has used."""
+    config = Training(batch=count, crop=settings.crop, seed=settings.seed)
+    for cycle in range(settings.cycles):
+        yield batch_of(config, _FIRST_STAGE + number, cycle)
+
+
+def _compared(
+    before: Ensemble, after: Ensemble, maps: list[Map], lessons: list[Lesson], settings: Retraining
+) -> dict[str, float]:
+    """Return boundary F1 on held-out pictures and disagreement on held-out lines, before and after."""
+    figures: dict[str, float] = {}
+    for name, ensemble in (("before", before), ("after", after)):
+        total = Matched()
+        for i in range(settings.checked):
+            picture = lamellae(generator("calibration", settings.seed, _CHECKED + i), 128)
+            total += matched(ensemble.predict(picture.values).mean, picture, ensemble.card.threshold)
+        figures[f"f1_{name}"] = round(total.f1, 4)
+    asked, apart = [], {"before": [], "after": []}
+    for values, one in zip(maps, lessons, strict=True):
+        last = slice(len(values) - one.held, None) if one.held else slice(None)
+        made = {"before": before.predict(values), "after": after.predict(values)}
+        asked.append(((made["before"].mean > _WALLS) | (made["after"].mean > _WALLS))[last])
+        for name, each in made.items():
+            apart[name].append(each.variance[last])
+    for name, parts in apart.items():
+        where = [part[mask] for part, mask in zip(parts, asked, strict=True)]
+        figures[f"disagreement_{name}"] = float(np.sqrt(np.concatenate(where).mean())) if where else 0.0
+    return figures
+
+
+def _told(kept: bool, lost: float, figures: dict[str, float]) -> str:
+    apart = f"{figures['disagreement_before']:.3f} before, {figures['disagreement_after']:.3f} now"
+    f1 = f"F1 on familiar pictures {figures['f1_before']:.3f} before, {figures['f1_after']:.3f} now"
+    if kept:
+        return f"the networks were retrained on these maps and replaced (disagreement at walls {apart}; {f1})"
+    if lost >= DROP:
+        return f"it forgot what it knew ({f1})"
+    return f"the members agree no more than before on these maps ({apart})"
+
+
+def _account(settings: Retraining, maps: list[Map]) -> dict[str, Any]:
+    return {"cycles": settings.cycles, "rate": settings.rate, "seed": settings.seed,
+            "maps": [list(each.shape) for each in maps]}  # fmt: skip
