@@ -121,6 +121,7 @@ class Rig:
     busy: int = 0
     acquiring: bool = False
     points: list[tuple[float, float, float | None]] = field(default_factory=list)
+    pinned: Mapping[str, Any] = field(default_factory=dict)
     clock_error: float = 0.0
 
     def process_of(self, role: str) -> str:
@@ -237,6 +238,7 @@ class Rig:
         elif not running:
             plan = replace(plan, reason=str(state.get("message", plan.reason)), eta=None)
         self.plan = plan
+        self.pinned = _table(_table(_table(state, "settings"), "plan"), "pinned")
         if plan.name:
             self.plan_values[plan.name] = _table(state, "parameters")
         self._found_by(plan.name, _table(state, "summary"))
@@ -282,6 +284,8 @@ class Rig:
             self._changed(event)
         elif isinstance(event, Observed):
             self._observed(event)
+        elif isinstance(event, Revision) and event.target == "plan":
+            self.pinned = _table(event.values, "pinned")
         elif isinstance(event, Revision):
             known = self.plugins.get(event.target.removeprefix("plugin."))
             if known is not None:

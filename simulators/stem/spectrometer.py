@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import Axis, DriverError, SetSpectrometer, Settings, StreamSpec, quantity
+from probeloop.api import EELS, Axis, DriverError, SetSpectrometer, Settings, StreamSpec, quantity
 
 from .composition import Composition, FineStructure
 from .energy_loss import Mode, multiple_scattering, single_scattering, spread
@@ -98,6 +98,18 @@ class EnergyLoss:
         modes: list[Mode] = [tuple(map(float, mode)) for mode in composition.modes(x, y)]  # type: ignore[misc]
         collection = self.settings.collection * 1e-3
         return single_scattering(losses, modes, composition.elements(x, y), shifts, self._voltage, collection)
+
+    def foretold(
+        self, kind: EELS, composition: Composition, places: NDArray[np.float64], radius: float, electrons: float
+    ) -> tuple[StreamSpec, Array]:
+        """Return the spec and the mean counts (N, channels) of `electrons` at places (N, 2) [m]; nothing is set."""
+        alike = EnergyLoss(self.settings, self._voltage, self._seed)
+        alike.set(SetSpectrometer(self.energy_offset, self.dispersion, self.slit))
+        alike.set(SetSpectrometer(kind.offset, kind.dispersion))
+        p, seconds = self.settings, kind.exposure * kind.n
+        dark = p.dark_level * kind.n + p.dark_current * seconds
+        mean = [p.gain * electrons * alike.expected(composition, x, y, radius) + dark for x, y in places.tolist()]
+        return alike.spec(round(seconds * 1e9), True), np.minimum(np.stack(mean), p.full * kind.n)
 
     def counts(self, share: Array, electrons: float, seconds: float, reads: int, number: int) -> tuple[Any, bool]:
         """Return counts (channels,) uint32 of `electrons` in all, and whether a channel was full.

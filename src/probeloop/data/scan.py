@@ -46,6 +46,16 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         y = self.centre_y + s * offset[..., 0] + c * offset[..., 1]
         return np.stack([x, y], axis=-1)
 
+    def holds(self, positions: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which of the positions (N, 2) (x, y) [m] are inside, its edge included, (N,)."""
+        import numpy as np
+
+        dx, dy = (np.asarray(positions, np.float64) - [self.centre_x, self.centre_y]).T
+        c, s = np.cos(self.rotation), np.sin(self.rotation)
+        half = np.array([self.width, self.height]) / 2 * (1 + 1e-9)
+        inside: NDArray[np.bool_] = (np.abs(c * dx + s * dy) <= half[0]) & (np.abs(c * dy - s * dx) <= half[1])
+        return inside
+
     def positions(self, shape: tuple[int, int], scan_index: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """Return the pixel centres (x, y) of `scan_index` (default all) for a map of (ny, nx), (N, 2) [m]."""
         import numpy as np

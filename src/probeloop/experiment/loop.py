@@ -30,6 +30,7 @@ from ..plugin.contract import (
     Reduce,
     Register,
     Scalarizer,
+    Show,
     Step,
     Submit,
     Ticket,
@@ -41,6 +42,7 @@ from .moves import goal_of, on_grid, way
 from .outputs import note, stands, words
 from .resume import Interrupted, Underway
 from .reward import Rewards
+from .showing import Screen, Showing
 from .steps import Answer, command_of
 from .streams import Frame, Seen, Streams
 
@@ -76,7 +78,7 @@ class Timeouts:
 
 
 class Loop:
-    """Answers steps (plan.Answers). emit: publishes an event."""
+    """Answers steps (plan.Answers). emit: publishes an event. name: the plan's. screen: where its maps go."""
 
     def __init__(
         self,
@@ -95,6 +97,8 @@ class Loop:
         timeouts: Timeouts | None = None,
         interrupted: Interrupted | None = None,
         repeat: bool = False,
+        name: str = "plan",
+        screen: Screen | None = None,
     ) -> None:
         self._info, self._gate, self._streams = info, gate, streams
         self._controls, self._clock, self._emit = controls, clock, emit
@@ -107,6 +111,8 @@ class Loop:
         self._unused = interrupted.unused if interrupted else ()
         self._submitted = dict(interrupted.submitted) if interrupted else {}
         self._repeat = repeat
+        self._showing = Showing(name, screen, lambda text: emit(Remark(text=text, level="warning")))
+        self._observed_ns = 0
         self._made_before: dict[tuple[str, int, int], tuple[Command, Cost]] = {}
         self._made_again: dict[tuple[str, int, int], Result] = {}
         self._start_ns = clock.now_ns()
@@ -163,6 +169,10 @@ class Loop:
                     return Answer(self._observe(step))
                 case Reduce():
                     return Answer(self._reduce(step))
+                case Show():
+                    used = self._scalarizers.get(step.scalarizer)
+                    units = used.scalarizer.units if used else ""
+                    return Answer(self._showing.answer(step, units, self._info.origin, self._observed_ns))
                 case Register():
                     self._gate.register(step.shift, step.sigma, step.peak_ratio)
                     return Answer()
@@ -290,14 +300,16 @@ class Loop:
 
     # data
 
-    def _present(self, result: Result) -> Result:
-        """Return the result, or that of the same measurement done again: its data went with the interrupted run.
+    def _present(self, result: Result, topic: str) -> Result:
+        """Return the result, whose data on `topic` went with the interrupted run: the record has them still.
 
-        Raises PlanError when doing it again costs something and nobody allowed it.
+        Else that of the same measurement done again; raises PlanError when that costs something and nobody allowed it.
         """
         place = _place(result)
         if place in self._made_again or place not in self._made_before:
             return self._made_again.get(place, result)
+        if self._streams.recall(topic, result):
+            return result
         command, cost = self._made_before[place]
         before = Underway(result.first_index, command, cost)
         if not (before.is_free or self._repeat):
@@ -318,16 +330,17 @@ class Loop:
             raise PlanError(f"no scalarizer is called {step.scalarizer!r}", f"the rig has: {known}")
         used = self._scalarizers[step.scalarizer]
         topic = used.topic or step.result.topic
-        result = self._present(step.result)
+        result = self._present(step.result, topic)
         frames, seen = self._streams.frames(topic, result, self._controls.wait_for, self._timeouts.data)
         self._seen[topic] = seen
+        self._observed_ns = max(frame.time_ns for frame in frames)
         return tuple(
             self.rewards.applied(_observation(used.scalarizer, frame, topic), result.cost) for frame in frames
         )
 
     def _reduce(self, step: Reduce) -> tuple[float, ...]:
         found, seen = self._streams.map(
-            step.topic, self._present(step.result), self._controls.wait_for, self._timeouts.data
+            step.topic, self._present(step.result, step.topic), self._controls.wait_for, self._timeouts.data
         )
         self._seen[step.topic] = seen
         values = step.function(found)

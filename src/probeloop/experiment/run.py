@@ -21,6 +21,7 @@ from .plan import PlanRun
 from .resume import Interrupted
 from .reward import Rewards
 from .setup import ExperimentConfig, policy_maker
+from .showing import Screen
 from .steps import plain
 from .streams import FrameStore
 
@@ -50,6 +51,7 @@ class RunningPlan:
         approval: bool,
         interrupted: Interrupted | None = None,
         repeat: bool = False,
+        screen: Screen | None = None,
     ) -> None:
         self.name, self.seed, self.parameters = name, seed, dict(parameters)
         self.info, self.controls, self.store, self.gate = info, controls, store, gate
@@ -74,6 +76,8 @@ class RunningPlan:
             timeouts=config.timeouts,
             interrupted=interrupted,
             repeat=repeat,
+            name=name,
+            screen=screen,
         )
         ctx = PlanContext(
             np.random.default_rng(seed),

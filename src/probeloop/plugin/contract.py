@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from ..data.axes import StreamSpec
 from ..data.calibration import CalibrationSet
-from ..data.commands import Command, SpectrumKind
+from ..data.commands import Command, Scan, SpectrumKind
 from ..data.control import Cause, Cost, Result
 from ..data.driver import InstrumentInfo
 from ..data.frame import FrameBlock
-from ..data.scan import Position
+from ..data.scan import Position, Region
 from ..data.settings import Settings
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -158,7 +158,12 @@ class Scalarizer(DropIn):
 
 
 class Policy(DropIn):
-    """Where to measure next. Randomness only from `self.rng`, so that a run can be repeated."""
+    """Where to measure next. Randomness only from `self.rng`, so that a run can be repeated.
+
+    pinned: the plan sets it before it asks; candidates outside it are not suggested, and stay free for later.
+    """
+
+    pinned: Region | None = None
 
     def __init__(self, parameters: Settings | None = None, context: Context | None = None) -> None:
         super().__init__(parameters, context)
@@ -173,7 +178,15 @@ class Policy(DropIn):
         """Return up to n candidates to measure next, best first; none = finished."""
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        """Be told what was measured, invalid ones included."""
+        """Be told what was measured, invalid and failed ones included; not what was vetoed or refused."""
+
+    def maps(self) -> dict[str, NDArray[Any]]:
+        """Return what it makes of the candidates by now, (ny, nx) by name, NaN = nothing; {} = it learns no map.
+
+        "prediction" and "uncertainty" (one standard deviation) are in the scalarizer's units. It changes nothing and
+        draws nothing from `self.rng`: a run that is resumed does not ask for the maps it has shown before.
+        """
+        return {}
 
 
 class Reward(DropIn):
@@ -221,6 +234,20 @@ class Reduce(msgspec.Struct, frozen=True):
     function: Callable[[NDArray[Any]], tuple[float, ...]]
 
 
+class Show(msgspec.Struct, frozen=True):
+    """Plan step: put maps on the topics PLAN.NAME, kind `image`; get the names of those that were, as a tuple.
+
+    scan, result: the overview whose pixels the maps have; they go by its generation. maps: (ny, nx) by name, asked
+    for when the step is answered, and not at all when it is answered from the record. scalarizer: its name in the
+    rig, for the units of "prediction" and "uncertainty". A map of another shape is left out, and that is told.
+    """
+
+    scan: Scan
+    result: Result
+    maps: Callable[[], Mapping[str, NDArray[Any]]]
+    scalarizer: str = ""
+
+
 class Register(msgspec.Struct, frozen=True):
     """Plan step: tell the gate how far the specimen is from where its drift was thought to put it; get None.
 
@@ -250,7 +277,7 @@ class Propose(msgspec.Struct, frozen=True):
     positions: tuple[Position, ...]
 
 
-Step = Command | Submit | Wait | Observe | Reduce | Register | Propose | Checkpoint
+Step = Command | Submit | Wait | Observe | Reduce | Show | Register | Propose | Checkpoint
 PlanSteps = Generator[Any, Any, dict[str, Any]]
 
 
@@ -274,7 +301,7 @@ class Plan(DropIn):
     """A deterministic generator of (parameters, seed, answers): no clock, no file, no global.
 
     It yields steps and is sent their answers: a command gives its Result; Submit a Ticket; Wait, Observe, Reduce,
-    Propose tuples; Register, Checkpoint None. It returns a summary (plain data) that must hold "succeeded": bool and
+    Show, Propose tuples; Register, Checkpoint None. It returns a summary (plain data) that must hold "succeeded": bool and
     "message". A refused command raises RefusedError, a failed one DriverError, at the yield. A plan that is out of
     budget, aborted or stopped gets a RefusedError whose `limit` is "budget", "abort" or "stop" at its next step: it
     may catch it to return what it has. After "budget" only what measures nothing is answered, after the others
@@ -321,5 +348,5 @@ def input_fault(cls: type[DropIn], topics: Sequence[str]) -> tuple[str, str] | N
 __all__ = [
     "KINDS", "Cause", "Checkpoint", "Context", "DropIn", "FrameTransform", "JoinTransform", "NoParameters",
     "Observation", "Observe", "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Propose", "Reduce",
-    "Register", "Reward", "Scalarizer", "ScanTransform", "Step", "Submit", "Ticket", "Wait", "input_fault", "kind_of",
+    "Register", "Reward", "Scalarizer", "ScanTransform", "Show", "Step", "Submit", "Ticket", "Wait", "input_fault", "kind_of",
 ]  # fmt: skip

@@ -56,6 +56,13 @@ def truth(config: ProcessConfig, stop: threading.Event) -> None:
     (folder / "calibrations.json").write_bytes(msgspec.json.encode(told))
 
 
+def learned(config: ProcessConfig, stop: threading.Event) -> None:
+    """Write what a simulator says of the map that a plan has learned into SESSION/truth."""
+    from .learned import write_learned_truth
+
+    write_learned_truth(Path(config.session), config.rig)
+
+
 def instrument(config: ProcessConfig, stop: threading.Event) -> None:
     """Make the driver or simulator and serve it."""
     from ..discover import load_instrument
@@ -178,11 +185,13 @@ def experiment(config: ProcessConfig, stop: threading.Event) -> None:
     if problems:
         raise SettingsError(problems, f"mend {config.rig.source}")
     with Bus(config.rig.name, config.name) as bus:
-        made = _experiment(config.rig)
+        made, history = _experiment(config.rig), None
         events = Path(config.session, "events.jsonl")
         if config.again and events.exists() and _wait_for_record(bus, stop):
-            made = msgspec.structs.replace(made, resume=str(events))
-        run_experiment(bus, made, stop=stop)
+            from ..record.history import SessionHistory
+
+            made, history = msgspec.structs.replace(made, resume=str(events)), SessionHistory(Path(config.session))
+        run_experiment(bus, made, stop=stop, history=history)
 
 
 def recorder(config: ProcessConfig, stop: threading.Event) -> None:

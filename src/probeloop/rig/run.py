@@ -14,7 +14,7 @@ from typing import Any
 
 from ..data.errors import BusError, ProbeloopError, Problem, SettingsError, SourceError
 from ..data.units import display
-from .load import load, write
+from .load import load, shipped, write
 from .output import emit_json
 from .schema import Rig, RigError
 from .session import Session, no_room
@@ -114,8 +114,11 @@ def _rig(options: argparse.Namespace) -> Rig:
             values.setdefault("instrument", {})["seed"] = options.seed
         values["plan"] = plans
 
+    if options.command == "demo":
+        own = f"{options.what}-{options.plan}"  # a plan that needs another sample or other plug-ins has a rig of its own
+        return load(own if options.plan and own in shipped() else options.what, options.set, change)
     if options.command != "replay":
-        return load(options.what if options.command == "demo" else options.rig, options.set, change)
+        return load(options.rig, options.set, change)
     folder = Path(options.session)
     if not folder.is_dir():
         raise SourceError(f"no session {folder}", "give the folder of a session")
