@@ -26,7 +26,8 @@ class LearnedMaps(QWidget):
 
     def refresh(self) -> bool:
         """Draw what is new; return whether there was anything."""
-        return self.isVisible() and any([view.refresh() for view in self.views.values()])
+        drawn = [view.refresh() for view in self.views.values()] if self.isVisible() else []
+        return any(drawn)
 
     def refresh_slowly(self) -> bool:
         """Look for topics of these kinds; return whether there are any."""

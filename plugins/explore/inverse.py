@@ -130,7 +130,8 @@ class _Run:
     @property
     def _left(self) -> int:
         """How many more are to be submitted."""
-        return min(self._plan.parameters.count, len(self.log.candidates)) - self.log.measured - len(self._waiting)
+        count: int = self._plan.parameters.count
+        return min(count, len(self.log.candidates)) - self.log.measured - len(self._waiting)
 
     def measure(self) -> Generator[Any, Any, None]:
         """Suggest, submit, observe, tell; raises the budget's RefusedError when all that was on its way is in."""

@@ -196,6 +196,7 @@ from .plugin.contract import (
     Reward as Reward,
     Scalarizer as Scalarizer,
     ScanTransform as ScanTransform,
+    Show as Show,
     Submit as Submit,
     Ticket as Ticket,
     Wait as Wait,

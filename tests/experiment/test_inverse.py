@@ -1,10 +1,9 @@
-"""The inverse experiment without a bus: pending measurements, maps, the operator's pin, and a crash at every command."""
+"""The inverse experiment without a bus: pending measurements, maps, the operator's pin, a crash at every command."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -78,11 +77,11 @@ class Screen:
 
 
 @pytest.fixture
-def rig(make_rig: Any) -> Iterator[Any]:
+def rig(make_rig: Any) -> Any:
     made = make_rig()
     made.policies = {"walker": Walker, "odd": Odd, "broken": Broken}
     Walker.asked = 0
-    yield made
+    return made
 
 
 def spectra(rig: Any) -> list[Command]:

@@ -295,7 +295,8 @@ class Slow(Policy):
         while time.monotonic() < until:
             sum(range(1000))
         self.number += 1
-        free = range(len(self.candidates)) if self.pinned is None else np.flatnonzero(self.pinned.holds(self.candidates))
+        inside = True if self.pinned is None else self.pinned.holds(self.candidates)
+        free = np.flatnonzero(np.ones(len(self.candidates), bool) & inside)
         return [tuple(self.candidates[free[self.number % len(free)]].tolist())]
 
     def maps(self):

@@ -37,7 +37,9 @@ def session(folder: Path, truth: bool = True) -> Path:
     writer.add(block_of(map_spec(N, N), image.reshape(-1), np.arange(N * N), generation=3))
     axes = (Axis("y", N, 1e-9, 0.0, "m"), Axis("x", N, 1e-9, 0.0, "m"))
     for name, map_ in (("prediction", 0.8 * TRUE), ("uncertainty", 1 - TRUE)):
-        spec = StreamSpec(f"inverse.{name}", "image", "<f4", sig=axes, units="V", origin="simulation", may_be_nan=True)
+        spec = StreamSpec(
+            f"inverse.{name}", "image", "<f4", sig=axes, units="V", origin="simulation", may_be_nan=True
+        )
         for i, scale in enumerate((0.1, 1.0)):
             writer.add(block_of(spec, (scale * map_).astype(np.float32)[None], [-1], index=i, generation=3))
     writer.close()

@@ -9,7 +9,7 @@ from probeloop.simulators.stem.settings import StemSettings
 from probeloop.simulators.stem.specimen import StructureSettings, build
 from spm_words import made, spectrum
 
-from probeloop.api import BEPS, EELS, AcquireSpectrum, DriverError, FrameBuffer, IV, Unblank
+from probeloop.api import BEPS, EELS, IV, AcquireSpectrum, DriverError, FrameBuffer, Unblank
 
 
 def test_a_loop() -> None:

@@ -3,7 +3,8 @@
 The modes are those of a Drude metal: the bulk plasmon inside (15.0 eV for aluminium), the surface plasmon of the
 rim at bulk / sqrt 2, and the low modes of a square plate, which sit on its edges and its corners (J. Nelayah et al.,
 Nature Phys. 3 (2007) 348; F.-P. Schmidt et al., Nano Lett. 14 (2014) 4810); in a narrow gap the corner mode of two
-neighbours shifts down, and there is the gap mode, the stronger the narrower the gap. Weights are shapes with the right support and decay lengths; no field is solved for.
+neighbours shifts down, and there is the gap mode, the stronger the narrower the gap. Weights are shapes with the right
+support and decay lengths; no field is solved for.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class ModeMap:
         low, high = first + a, second - b
         bottom, top = np.maximum(sides[0] - a, sides[1] - b), np.minimum(sides[0] + a, sides[1] + b)
         away = np.hypot(
-            np.maximum(np.maximum(low - across, across - high), 0), np.maximum(np.maximum(bottom - aside, aside - top), 0)
+            np.maximum(np.maximum(low - across, across - high), 0),
+            np.maximum(np.maximum(bottom - aside, aside - top), 0),
         )
         width = np.maximum(high - low, 0.0)
         return np.asarray(np.exp(-width / (_COUPLING * self.side) - away / (0.06 * self.side)))
@@ -159,4 +161,3 @@ def _square(side: float, angle: float, planes: int) -> Array:
         at = at[(np.abs(at) <= side / 2).all(axis=1)]
         found.append(raised(at, plane * LATTICE / 2 + 1e-10))
     return np.concatenate(found)
-

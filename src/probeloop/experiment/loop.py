@@ -303,7 +303,7 @@ class Loop:
     def _present(self, result: Result, topic: str) -> Result:
         """Return the result, whose data on `topic` went with the interrupted run: the record has them still.
 
-        Else that of the same measurement done again; raises PlanError when that costs something and nobody allowed it.
+        Else that of the same measurement done again; raises PlanError when it costs something and nobody allowed it.
         """
         place = _place(result)
         if place in self._made_again or place not in self._made_before:

@@ -25,8 +25,9 @@ def run_experiment(
 ) -> None:
     """Serve "experiment" on the bus until `stop` is set or a Shutdown comes; a plan under way is ended in order.
 
-    ready: called when requests are answered. history: what the session has on disk, for a run that is taken up. Raises DropInError or SettingsError for a scalarizer or reward that
-    can't be made, RecordError for a record that can't be resumed.
+    ready: called when requests are answered. history: what the session has on disk, for a run that is taken up.
+    Raises DropInError or SettingsError for a scalarizer or reward that can't be made, RecordError for a record that
+    can't be resumed.
     """
     service = ExperimentService(bus, config or ExperimentConfig(), history)
     pulse = Heartbeat(bus)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,9 +59,7 @@ def axes_of(scan: Scan) -> tuple[Axis, Axis]:
     )
 
 
-def pictures(
-    plan: str, maps: object, scan: Scan, units: str, origin: Origin
-) -> tuple[list[Picture], list[str]]:
+def pictures(plan: str, maps: object, scan: Scan, units: str, origin: Origin) -> tuple[list[Picture], list[str]]:
     """Return those of `maps` that can be shown, and in words what is wrong with the others.
 
     units: of the scalarizer. origin: of the overview's data.
@@ -154,6 +152,8 @@ class Showing:
 
     def answer(self, step: Show, units: str, origin: Origin, time_ns: int) -> tuple[str, ...]:
         """Show the step's maps; return the names of those that were. units: of the scalarizer."""
+        if self._screen is None:
+            return ()
         try:
             maps = step.maps()
         except Exception as error:  # a policy may raise anything; what it learned goes on
@@ -163,8 +163,7 @@ class Showing:
         names: list[str] = []
         for each in found:
             try:
-                if self._screen is not None:
-                    self._screen.show(each.spec, step.result.generation, each.values, time_ns)
+                self._screen.show(each.spec, step.result.generation, each.values, time_ns)
                 names.append(each.spec.name.partition(".")[2])
             except ProbeloopError as error:
                 faults.append(f"{each.spec.name} is not shown, the run goes on: {error}")

@@ -301,11 +301,11 @@ class Plan(DropIn):
     """A deterministic generator of (parameters, seed, answers): no clock, no file, no global.
 
     It yields steps and is sent their answers: a command gives its Result; Submit a Ticket; Wait, Observe, Reduce,
-    Show, Propose tuples; Register, Checkpoint None. It returns a summary (plain data) that must hold "succeeded": bool and
-    "message". A refused command raises RefusedError, a failed one DriverError, at the yield. A plan that is out of
-    budget, aborted or stopped gets a RefusedError whose `limit` is "budget", "abort" or "stop" at its next step: it
-    may catch it to return what it has. After "budget" only what measures nothing is answered, after the others
-    nothing.
+    Show, Propose tuples; Register, Checkpoint None. It returns a summary (plain data) that must hold "succeeded":
+    bool and "message". A refused command raises RefusedError, a failed one DriverError, at the yield. A plan that is
+    out of budget, aborted or stopped gets a RefusedError whose `limit` is "budget", "abort" or "stop" at its next
+    step: it may catch it to return what it has. After "budget" only what measures nothing is answered, after the
+    others nothing.
     """
 
     def inputs(self) -> tuple[str, ...]:
@@ -348,5 +348,6 @@ def input_fault(cls: type[DropIn], topics: Sequence[str]) -> tuple[str, str] | N
 __all__ = [
     "KINDS", "Cause", "Checkpoint", "Context", "DropIn", "FrameTransform", "JoinTransform", "NoParameters",
     "Observation", "Observe", "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Propose", "Reduce",
-    "Register", "Reward", "Scalarizer", "ScanTransform", "Show", "Step", "Submit", "Ticket", "Wait", "input_fault", "kind_of",
+    "Register", "Reward", "Scalarizer", "ScanTransform", "Show", "Step", "Submit", "Ticket", "Wait",
+    "input_fault", "kind_of",
 ]  # fmt: skip

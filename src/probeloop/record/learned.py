@@ -1,4 +1,4 @@
-"""Pictures of what a plan has learned: the way it took, the map it made, what was true, and which structures are high.
+"""Pictures of what a plan has learned: the way it took, the map it made, what was true, which structures are high.
 
 A plan whose summary holds "learned" has shown maps on topics of its own (the step Show); see `Learned.of`.
 """
@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +123,9 @@ def regret(values: Array, pixels: Array, truth: Array | None, units: str) -> str
         share = np.nanquantile(truth, 0.99)
         hits = int((there >= share).sum())
         title = "regret: the highest true value less the best one measured"
-        note = f"{hits} of {len(values)} measurements lie in the true top 1 %; by chance {len(values) / 100:.1f} would"
+        note = (
+            f"{hits} of {len(values)} measurements lie in the true top 1 %; by chance {len(values) / 100:.1f} would"
+        )
     label = f"{'value' if truth is None else 'regret'} [{units}]" if units else "value" if truth is None else "regret"
     return curves(x, y[None], "measurements", label, title, note)
 
@@ -144,7 +145,9 @@ def ordered(image: Array, prediction: Array, units: str, topic: str) -> str:
         patch = image[row - half : row + half + 1, column - half : column + half + 1]
         at = f'x="{x * cell_x}" y="{y * cell_y}"'
         url = data_url(colour(patch, low, high, "grey"))
-        body.append(f'<image href="{url}" {at} width="{_SHOWN}" height="{_SHOWN}" style="image-rendering:pixelated"/>')
+        body.append(
+            f'<image href="{url}" {at} width="{_SHOWN}" height="{_SHOWN}" style="image-rendering:pixelated"/>'
+        )
         value = number(float(prediction[row, column]), units)
         body.append(
             f'<text x="{x * cell_x + _SHOWN / 2}" y="{y * cell_y + _SHOWN + 13}" text-anchor="middle">{value}</text>'
@@ -153,7 +156,8 @@ def ordered(image: Array, prediction: Array, units: str, topic: str) -> str:
     note = f"{2 * half + 1} × {2 * half + 1} pixels of {topic} each, the predicted value below"
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" width="{width}" height="{height}">{"".join(body)}</svg>'
-        f"<figcaption>structure and property: from low to high<small>{html.escape(note)}</small></figcaption></figure>"
+        "<figcaption>structure and property: from low to high"
+        f"<small>{html.escape(note)}</small></figcaption></figure>"
     )
 
 

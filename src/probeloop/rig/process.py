@@ -18,7 +18,16 @@ from ..plugin.instance import PluginInstance
 from .schema import Rig
 
 Role = Literal[
-    "check", "truth", "learned", "instrument", "guard", "recorder", "experiment", "plugins", "relay", "window",
+    "check",
+    "truth",
+    "learned",
+    "instrument",
+    "guard",
+    "recorder",
+    "experiment",
+    "plugins",
+    "relay",
+    "window",
     "stop_window",
 ]
 

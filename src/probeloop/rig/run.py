@@ -115,7 +115,7 @@ def _rig(options: argparse.Namespace) -> Rig:
         values["plan"] = plans
 
     if options.command == "demo":
-        own = f"{options.what}-{options.plan}"  # a plan that needs another sample or other plug-ins has a rig of its own
+        own = f"{options.what}-{options.plan}"  # a plan that needs another sample has a rig of its own
         return load(own if options.plan and own in shipped() else options.what, options.set, change)
     if options.command != "replay":
         return load(options.rig, options.set, change)
