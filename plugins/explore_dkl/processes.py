@@ -281,19 +281,21 @@ class DeepKernel(GaussianProcess):
     network. members: an ensemble, against the effect of where it began.
     """
 
-    def __init__(self, X_all: Rows, seed: int = 0, members: int = 4, layers: tuple[int, ...] = (64, 32, 2)) -> None:
-        super().__init__(components(X_all, 32, whiten=0.5), X_all, Shape(0, layers, "rbf", members), seed)
+    def __init__(
+        self, X_all: Rows, seed: int = 0, members: int = 4, threads: int = 1, layers: tuple[int, ...] = (64, 32, 2)
+    ) -> None:
+        super().__init__(components(X_all, 32, whiten=0.5), X_all, Shape(0, layers, "rbf", members), seed, threads)
 
 
 class PCAGaussianProcess(GaussianProcess):
     """A Gaussian process, Matern 5/2, on the 8 first principal components of the patches."""
 
-    def __init__(self, X_all: Rows, seed: int = 0, members: int = 1, count: int = 8) -> None:
-        super().__init__(components(X_all, count), X_all, Shape(0, (), "matern", members), seed)
+    def __init__(self, X_all: Rows, seed: int = 0, members: int = 1, threads: int = 1, count: int = 8) -> None:
+        super().__init__(components(X_all, count), X_all, Shape(0, (), "matern", members), seed, threads)
 
 
 class PlaceGaussianProcess(GaussianProcess):
     """A Gaussian process, Matern 5/2, on the places (x, y) [any unit] alone: it sees no image."""
 
-    def __init__(self, X_all: Rows, seed: int = 0, members: int = 1) -> None:
-        super().__init__(places(X_all), X_all, Shape(0, (), "matern", members), seed)
+    def __init__(self, X_all: Rows, seed: int = 0, members: int = 1, threads: int = 1) -> None:
+        super().__init__(places(X_all), X_all, Shape(0, (), "matern", members), seed, threads)

@@ -13,7 +13,7 @@ from `seed`; one thread; the same calls give the same numbers.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -68,3 +68,23 @@ class Surrogate(Protocol):
     def held_out(self) -> HeldOut | None:
         """Return how well it predicts what it has not seen, for the observations of the last fit, or None."""
         ...
+
+
+def make(name: Name, X_all: Rows, seed: int = 0, *, members: int = 0, threads: int = 1) -> Surrogate:
+    """Return the model called `name` for features X_all (N, d) of every candidate; raises DropInError without torch.
+
+    members: of an ensemble, 0 = the model's own number.
+    """
+    from . import processes  # they look at this file for what a surrogate is
+    from .best_feature import BestImageFeature
+
+    if name == "best_feature":
+        return BestImageFeature(X_all, seed)
+    own = {"members": members} if members else {}
+    kinds: dict[str, Any] = {
+        "deep_kernel": processes.DeepKernel,
+        "pca_gp": processes.PCAGaussianProcess,
+        "xy_gp": processes.PlaceGaussianProcess,
+    }
+    made: Surrogate = kinds[name](X_all, seed, threads=threads, **own)
+    return made
