@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,6 +14,7 @@ from probeloop.api import Context, DropInError, Observation, Outputs, Policy, Po
 from . import acquisition, seeds
 from .cells import Cells
 from .learner import FALLBACK, Learner
+from .library import torch_library
 from .link import Link
 from .patches import Patches, cut, features
 from .reduction import components
@@ -70,6 +71,8 @@ class _Learned(Policy):
     auto = False
 
     def __init__(self, parameters: Settings | None = None, context: Context | None = None) -> None:
+        if self.models != ("best_feature",):
+            torch_library()  # now, and not when dose has been spent
         super().__init__(parameters, context)
         self.notices: list[str] = []
         self._cells = Cells(np.empty((0, 2)), (0, 0))
@@ -93,8 +96,8 @@ class _Learned(Policy):
         made = self._features(shape, images)
         seed = int(self.rng.integers(2**31))
         self._learner = Learner(
-            made, seed, self._say, places=self._cells.places, members=p.ensemble, threads=p.threads,
-            refit_every=p.refit_every, auto=self.auto and len(made) > 1,
+            made, seed, self._say, places=None if "best_feature" in made else self._cells.places,
+            members=p.ensemble, threads=p.threads, refit_every=p.refit_every, auto=self.auto and len(made) > 1,
         )  # fmt: skip
         self._maps: dict[str, Rows] = {}
         free = self._allowed
@@ -288,6 +291,11 @@ class SortByImage(_Learned):
 
     models = ("best_feature",)
 
+    class Parameters(Learning):
+        """As for dkl, but it never leaves the order of the feature."""
+
+        escape: bool = False
+
 
 class Grid(Policy):
     """Every cell, each as far as possible from all before it: any first part is nearly a regular grid."""
@@ -297,18 +305,21 @@ class Grid(Policy):
         self._cells = Cells(np.empty((0, 2)), (0, 0))
 
     def context_images(self, candidates: NDArray[np.float64], shape: tuple[int, int], images: Outputs) -> None:
-        """Begin anew on these candidates (N, 2) (x, y) [m]; the first is the one in the middle."""
+        """Begin anew on these candidates (N, 2) (x, y) [m]; the first one to be measured lies in the middle."""
         self._cells = Cells(candidates, shape)
-        middle = (np.array(shape) - 1) / 2
-        self._far = 1e-3 / (1.0 + ((self._cells.places - middle) ** 2).sum(axis=1))
+        self._far = np.full(len(self._cells), np.inf)
 
     def suggest(self, n: int) -> Sequence[Position]:
         """Return the next n cells."""
         chosen: list[int] = []
         while len(chosen) < n and self._cells.free.any():
-            cell = int(np.argmax(np.where(self._cells.free, self._far, -1.0)))
+            if np.isinf(self._far).all():
+                middle = (np.array(self._cells.shape) - 1) / 2
+                cell = int(((self._cells.places - middle) ** 2).sum(axis=1).argmin())
+            else:
+                cell = int(np.argmax(np.where(self._cells.free, self._far, -1.0)))
             self._cells.free[cell] = False
-            self._near(cell, first=not len(self._cells.cells) and not self._cells.pending and not chosen)
+            self._near(cell)
             chosen.append(cell)
         return self._cells.take(chosen)
 
@@ -317,13 +328,8 @@ class Grid(Policy):
         for each in observations:
             cell = self._cells.tell(each)
             if cell is not None:
-                self._near(cell, first=False)
+                self._near(cell)
 
-    def _near(self, cell: int, first: bool) -> None:
+    def _near(self, cell: int) -> None:
         distance = ((self._cells.places - self._cells.places[cell]) ** 2).sum(axis=1)
-        self._far = distance if first else np.minimum(self._far, distance)
-
-
-def notices(policy: Policy) -> Iterable[str]:
-    """Return what a policy has said since its context began."""
-    return tuple(getattr(policy, "notices", ()))
+        self._far = np.minimum(self._far, distance)
