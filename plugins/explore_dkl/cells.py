@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import DropInError, Observation, Position
+from probeloop.api import DropInError, Observation, Position, Region
 
 Rows = NDArray[np.float64]
 
@@ -58,6 +58,10 @@ class Cells:
         squared = np.sum((self.candidates - position) ** 2, axis=1)
         nearest = int(np.argmin(squared))
         return nearest if squared[nearest] <= self._reach**2 else None
+
+    def inside(self, region: Region | None) -> NDArray[np.bool_]:
+        """Return which cells (N,) lie in a region, all of them where there is none."""
+        return np.ones(len(self), bool) if region is None else region.holds(self.candidates)
 
     def take(self, cells: Sequence[int]) -> list[Position]:
         """Suggest these cells together: they are pending and free no more. Return their positions [m]."""

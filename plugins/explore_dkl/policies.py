@@ -111,10 +111,9 @@ class _Learned(Policy):
     def suggest(self, n: int) -> Sequence[Position]:
         """Return up to n candidates to measure next, best first; none = every allowed one is measured."""
         chosen: list[int] = []
-        while self._seeds and len(chosen) < n:
-            cell = self._seeds.pop(0)
-            if self._cells.free[cell]:
-                chosen.append(cell)
+        inside = self._cells.inside(self.pinned)
+        chosen += [cell for cell in self._seeds if self._cells.free[cell] and inside[cell]][:n]
+        self._seeds = [cell for cell in self._seeds if self._cells.free[cell] and cell not in chosen]
         chosen += self._next(n - len(chosen), chosen)
         return self._cells.take(chosen)
 
@@ -175,6 +174,7 @@ class _Learned(Policy):
     def _next(self, n: int, taken: list[int]) -> list[int]:
         """Return up to n cells by what is learned; at random where nothing is."""
         free = self._cells.free & self._allowed & self._cells.off(self.parameters.spacing)
+        free &= self._cells.inside(self.pinned)
         free[taken] = False
         if n <= 0 or not free.any():
             return []
@@ -312,12 +312,14 @@ class Grid(Policy):
     def suggest(self, n: int) -> Sequence[Position]:
         """Return the next n cells."""
         chosen: list[int] = []
-        while len(chosen) < n and self._cells.free.any():
+        inside = self._cells.inside(self.pinned)
+        while len(chosen) < n and (self._cells.free & inside).any():
             if np.isinf(self._far).all():
                 middle = (np.array(self._cells.shape) - 1) / 2
-                cell = int(((self._cells.places - middle) ** 2).sum(axis=1).argmin())
+                away = ((self._cells.places - middle) ** 2).sum(axis=1)
+                cell = int(np.where(inside, away, np.inf).argmin())
             else:
-                cell = int(np.argmax(np.where(self._cells.free, self._far, -1.0)))
+                cell = int(np.argmax(np.where(self._cells.free & inside, self._far, -1.0)))
             self._cells.free[cell] = False
             self._near(cell)
             chosen.append(cell)

@@ -3,8 +3,8 @@
 The modes are those of a Drude metal: the bulk plasmon inside (15.0 eV for aluminium), the surface plasmon of the
 rim at bulk / sqrt 2, and the low modes of a square plate, which sit on its edges and its corners (J. Nelayah et al.,
 Nature Phys. 3 (2007) 348; F.-P. Schmidt et al., Nano Lett. 14 (2014) 4810); in a narrow gap the corner mode of two
-neighbours shifts down, and there is the gap mode, the stronger the narrower the gap. Weights are shapes with the right
-support and decay lengths; no field is solved for.
+neighbours shifts down, and there is the gap mode, the stronger the narrower the gap. Weights are shapes with the
+right support and decay lengths; no field is solved for.
 """
 
 from __future__ import annotations

@@ -140,6 +140,9 @@ def ordered(image: Array, prediction: Array, units: str, topic: str) -> str:
     across = 8
     cell_x, cell_y = _SHOWN + 6, _SHOWN + 20
     body = []
+    largest = max(abs(float(prediction[at])) for at in chosen)
+    power = 3 * math.floor(math.log10(largest) / 3) if largest else 0
+    power = 0 if power in (-3, 0) else power
     for k, (row, column) in enumerate(chosen):
         y, x = divmod(k, across)
         patch = image[row - half : row + half + 1, column - half : column + half + 1]
@@ -148,12 +151,14 @@ def ordered(image: Array, prediction: Array, units: str, topic: str) -> str:
         body.append(
             f'<image href="{url}" {at} width="{_SHOWN}" height="{_SHOWN}" style="image-rendering:pixelated"/>'
         )
-        value = number(float(prediction[row, column]), units)
+        value = f"{float(prediction[row, column]) / 10.0**power:.3g}"
         body.append(
             f'<text x="{x * cell_x + _SHOWN / 2}" y="{y * cell_y + _SHOWN + 13}" text-anchor="middle">{value}</text>'
         )
     width, height = across * cell_x, -(-len(chosen) // across) * cell_y
+    told = " ".join(word for word in (f"1e{power}" if power else "", units) if word)
     note = f"{2 * half + 1} × {2 * half + 1} pixels of {topic} each, the predicted value below"
+    note += f" [{told}]" if told else ""
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" width="{width}" height="{height}">{"".join(body)}</svg>'
         "<figcaption>structure and property: from low to high"
@@ -162,7 +167,7 @@ def ordered(image: Array, prediction: Array, units: str, topic: str) -> str:
 
 
 def _apart(prediction: Array, half: int) -> list[tuple[int, int]]:
-    """Return places in even steps of rank from the lowest to the highest value, no two patches over each other."""
+    """Return places in even steps of rank from the lowest to the highest value; patches share half at most."""
     ny, nx = prediction.shape
     inner = prediction[half : ny - half, half : nx - half]
     if not inner.size or not np.isfinite(inner).any():
@@ -176,7 +181,7 @@ def _apart(prediction: Array, half: int) -> list[tuple[int, int]]:
             row, column = divmod(int(order[at]), inner.shape[1])
             if free[row, column] and at not in found:
                 found[at] = row + half, column + half
-                reach = 2 * half
+                reach = half
                 free[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = False
                 break
     return [found[at] for at in sorted(found)]

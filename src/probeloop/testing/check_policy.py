@@ -74,7 +74,7 @@ def _pin_faults(policy: type[Policy], parameters: Settings | None, seed: int) ->
     made.pinned = Region(10.5 * STEP, 3.0 * STEP, 6.5 * STEP, 4.5 * STEP)
     inside = {tuple(place) for place in candidates[made.pinned.holds(candidates)].tolist()}
     seen: list[tuple[float, ...]] = []
-    for number in range(len(inside)):
+    for number in range(min(len(inside), _TOLD)):
         chosen = [tuple(map(float, place)) for place in made.suggest(1)]
         outside = [place for place in chosen if place not in inside]
         if outside:
