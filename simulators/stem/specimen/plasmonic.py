@@ -25,6 +25,7 @@ LATTICE = 4.0495e-10
 RMS = 0.10e-10
 BULK_EV = 15.0
 _THICKNESS = 4e-9
+_AROUND = np.array([(di, dj) for dj in (-1, 0, 1) for di in (-1, 0, 1)])
 _COUPLING = 0.3  # sides over which the coupling of two neighbours falls to 1/e
 
 
@@ -67,12 +68,13 @@ class ModeMap:
 
     def weights(self, x: Any, y: Any) -> Array:
         """Return (..., 5), each 0 to 1, at places [m]: chance of a loss relative to the mode's strongest place."""
-        x, y = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
+        x, y = (np.asarray(v, np.float64)[..., None] for v in np.broadcast_arrays(x, y))
         i, j = np.rint(x / self.pitch).astype(int), np.rint(y / self.pitch).astype(int)
-        around = [(di, dj) for dj in (-1, 0, 1) for di in (-1, 0, 1)]
-        single = np.max([self._of_square(x, y, i + di, j + dj) for di, dj in around], axis=0)
-        gaps = [self._of_gap(x, y, i + di, j + dj, *way) for di, dj in around for way in ((1, 0), (0, 1))]
-        return np.concatenate([single, np.max(gaps, axis=0)[..., None]], axis=-1)
+        single = self._of_square(x, y, i + _AROUND[:, 0], j + _AROUND[:, 1]).max(axis=-2)
+        right = self._of_gap(x, y, i + _AROUND[:, 0], j + _AROUND[:, 1], 1, 0)
+        below = self._of_gap(x, y, i + _AROUND[:, 0], j + _AROUND[:, 1], 0, 1)
+        gap = np.maximum(right.max(axis=-1), below.max(axis=-1))
+        return np.concatenate([single, gap[..., None]], axis=-1)
 
     def _of_square(self, x: Array, y: Array, i: Any, j: Any) -> Array:
         """Return what one square adds, (..., 4)."""
@@ -110,13 +112,10 @@ class ModeMap:
 
     def metal(self, x: Any, y: Any) -> Any:
         """True where there is metal."""
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        x, y = (np.asarray(v, np.float64)[..., None] for v in np.broadcast_arrays(x, y))
         i, j = np.rint(x / self.pitch).astype(int), np.rint(y / self.pitch).astype(int)
-        inside = np.zeros(np.broadcast_shapes(x.shape, y.shape), bool)
-        for di, dj in ((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)):
-            cx, cy, half = self.square(i + di, j + dj)
-            inside |= (np.abs(x - cx) <= half) & (np.abs(y - cy) <= half)
-        return inside
+        cx, cy, half = self.square(i + _AROUND[:, 0], j + _AROUND[:, 1])
+        return ((np.abs(x - cx) <= half) & (np.abs(y - cy) <= half)).any(axis=-1)
 
 
 def plasmonic(settings: StructureSettings, width: float, seed: int) -> Specimen:
