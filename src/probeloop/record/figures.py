@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..data.units import display
 from .png import colour, data_url, levels, scale, wheel
 
-WIDTH = 240
+WIDTH, _ROOM = 240, 106  # of a picture, and for its colour bar
 Over = Callable[[float, float], str]
 PHASE = "rad of phase"  # an angle that is no direction: never in mrad
 _INK, _FAINT, _ACCENT = "#1d2430", "#8a93a3", "#c8433a"
@@ -94,8 +94,11 @@ def _figure(
         body.append(_scale_bar(nx * pixel[0], width, height, bar))
     body.append(_wheel(width + 12) if scale_of is None else _colour_bar(width + 12, height, *scale_of))
     shown = html.escape(title) + (f"<small>{html.escape(note)}</small>" if note else "")
+    whole = width + _ROOM
+    if scale_of is not None:  # numbers with a long unit
+        whole = max(whole, width + 36 + round(6.2 * max(len(number(v, scale_of[2])) for v in scale_of[:2])))
     return (
-        f'<figure><svg viewBox="0 0 {width + 106} {height + 2}" width="{width + 106}" height="{height + 2}" '
+        f'<figure><svg viewBox="0 0 {whole} {height + 2}" width="{whole}" height="{height + 2}" '
         f'role="img" aria-label="{html.escape(title)}">{"".join(body)}</svg><figcaption>{shown}</figcaption></figure>'
     )
 

@@ -198,7 +198,7 @@ def _way(
     def over(sx: float, sy: float) -> str:
         places = [((x + 0.5) * sx, (y + 0.5) * sy) for x, y in pixels]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        body = [f'<polyline points="{line}" fill="none" stroke="#fff" stroke-width="0.7" opacity="0.45"/>']
+        body = [f'<polyline points="{line}" fill="none" stroke="#fff" stroke-width="0.7" opacity="0.3"/>']
         for (x, y), shade, good in zip(places, shades, valid, strict=True):
             if good:
                 fill = "#" + "".join(f"{int(v):02x}" for v in shade)
