@@ -30,6 +30,7 @@ from probeloop.api import (
     Resume,
     Run,
     SetParameters,
+    SetReward,
     StartRecording,
     StopRecording,
     TakeControl,
@@ -177,6 +178,10 @@ class Station:
         """True while a plan runs that takes a pinned region."""
         schema = self.rig.plans.get(self.rig.plan.name, {})
         return self.rig.plan.running and any(each.name == "pinned" for each in fields_of(schema))
+
+    def set_scalarizer(self, name: str) -> None:
+        """Let another scalarizer of the rig say what is interesting; what was measured is valued anew."""
+        self.asker.ask(self.rig.process_of("experiment"), SetReward(scalarizer=name))
 
     def record(self, on: bool) -> None:
         """Start or stop the record."""

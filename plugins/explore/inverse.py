@@ -116,6 +116,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self._plan, self._policy, self.log = plan, policy, log
         self._scan, self._scalarizer, self._kind = scan, scalarizer, kind
+        self._counts = scalarizer  # the operator may put another in its place
         self.overview: Result | None = None
         self.topics: tuple[str, ...] = ()
         self.ended = ""
@@ -214,6 +215,7 @@ class _Run:
         if self._scalarizer:
             observed = yield Observe(result, self._scalarizer)
         self.log.add(position, observed, bool(self._scalarizer))
+        self._counts = next((each.scalarizer for each in observed if each.scalarizer), self._counts)
         self._places.append(position)
         self._policy.tell(observed)
         yield from self.show()
@@ -256,7 +258,7 @@ class _Run:
             "learned": {
                 "maps": list(self._shown),
                 "images": list(self.topics),
-                "scalarizer": self._scalarizer,
+                "scalarizer": self._counts,
                 "spectrum": msgspec.to_builtins(self._kind),
                 "region": msgspec.to_builtins(self._scan.region),
                 "shape": shape,

@@ -35,6 +35,7 @@ _WHERE = {
     "data.settings": "Settings",
     "data.units": "convert display quantity to_si",
     "discover": "load_simulator",
+    "plugin.instance": "load_scalarizer",
     "record.reader": "open_session",
     "plugin.contract": "Checkpoint Context FrameTransform JoinTransform NoParameters Observation Observe Outputs "
     "Plan PlanContext PlanSteps Policy Propose Reduce Register Reward Scalarizer ScanTransform Show Submit "

@@ -201,6 +201,9 @@ from .plugin.contract import (
     Ticket as Ticket,
     Wait as Wait,
 )
+from .plugin.instance import (
+    load_scalarizer as load_scalarizer,
+)
 from .record.reader import (
     open_session as open_session,
 )

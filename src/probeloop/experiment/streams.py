@@ -74,6 +74,10 @@ class Streams(Protocol):
         """Return the valid frames that the result names."""
         ...
 
+    def held(self, topic: str, result: Result) -> list[Frame]:
+        """Return those of them that are held still; none = read the record."""
+        ...
+
     def recall(self, topic: str, result: Result) -> bool:
         """Take over from the record what a result of before has on a topic; False where it is not all there."""
         ...
@@ -235,6 +239,12 @@ class FrameStore:
             if not whole:
                 del held.scans[result.generation]
             return whole
+
+    def held(self, topic: str, result: Result) -> list[Frame]:
+        """Return the valid frames that the result names where they are held still, without waiting."""
+        with self._changed:
+            held = self._topics.get(topic)
+            return [] if held is None else self._find(held, result, topic == result.topic)[0]
 
     def _find(self, held: _Topic, result: Result, own: bool) -> tuple[list[Frame], Seen | None]:
         start = max(result.first_index, result.first_valid_index)

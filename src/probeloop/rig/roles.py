@@ -179,19 +179,18 @@ def _wait_for_record(bus: Bus, stop: threading.Event) -> bool:
 def experiment(config: ProcessConfig, stop: threading.Event) -> None:
     """Run plans; one that died takes up the plan where it was, from the session's events."""
     from ..experiment.process import run_experiment
+    from ..record.history import SessionHistory
     from .drop_ins import faults_of_experiment
+    from .recorded import recorded_frames
 
     problems = faults_of_experiment(config.rig)
     if problems:
         raise SettingsError(problems, f"mend {config.rig.source}")
     with Bus(config.rig.name, config.name) as bus:
-        made, history = _experiment(config.rig), None
-        events = Path(config.session, "events.jsonl")
-        if config.again and events.exists() and _wait_for_record(bus, stop):
-            from ..record.history import SessionHistory
-
-            made, history = msgspec.structs.replace(made, resume=str(events)), SessionHistory(Path(config.session))
-        run_experiment(bus, made, stop=stop, history=history)
+        made, folder = experiment_config(config.rig), Path(config.session)
+        if config.again and (folder / "events.jsonl").exists() and _wait_for_record(bus, stop):
+            made = msgspec.structs.replace(made, resume=str(folder / "events.jsonl"))
+        run_experiment(bus, made, stop=stop, recorded=recorded_frames(folder), history=SessionHistory(folder))
 
 
 def recorder(config: ProcessConfig, stop: threading.Event) -> None:
@@ -283,7 +282,7 @@ def _instrument_state(bus: Bus, stop: threading.Event) -> dict[str, Any]:
     raise DriverError(f"the instrument does not answer since {_PATIENCE_S:g} s", "see log/instrument.log")
 
 
-def _experiment(rig: Rig) -> ExperimentConfig:
+def experiment_config(rig: Rig) -> ExperimentConfig:
     """Return how the experiment's process is set up: scalarizers and rewards live there, not in plug-in processes."""
     from .. import discover
     from ..experiment.budget import Allowance
@@ -302,6 +301,6 @@ def _experiment(rig: Rig) -> ExperimentConfig:
         rewards=rewards,
         spectra=rig.spectra,
         folders=rig.folders,
-        budget=msgspec.convert(rig.budget, Allowance),
+        budget=msgspec.convert({k: int(v) if k == "count" else v for k, v in rig.budget.items()}, Allowance),
         approval=rig.approval,
     )
