@@ -78,16 +78,23 @@ class Cells:
         if cell is None:
             return None
         self.free[cell] = False
+        if observation.again and len(before := np.flatnonzero(self.cells == cell)):
+            self._value(int(before[-1]), observation)
+            return cell
         self.last = cell
         batch = self._pending.pop(cell, None)
         if batch is not None:
             self._pending = {each: of for each, of in self._pending.items() if of >= batch}
-        valid = observation.valid and bool(np.isfinite(observation.value))
         self.cells = np.append(self.cells, cell)
-        self.values = np.append(self.values, observation.value if valid else np.nan)
-        self.sigmas = np.append(self.sigmas, observation.sigma)
-        self.valid = np.append(self.valid, valid)
+        self.values, self.sigmas = np.append(self.values, np.nan), np.append(self.sigmas, np.nan)
+        self.valid = np.append(self.valid, False)
+        self._value(-1, observation)
         return cell
+
+    def _value(self, row: int, observation: Observation) -> None:
+        valid = observation.valid and bool(np.isfinite(observation.value))
+        self.values[row] = observation.value if valid else np.nan
+        self.sigmas[row], self.valid[row] = observation.sigma, valid
 
     def learned(self) -> tuple[NDArray[np.int64], Rows, Rows]:
         """Return cells, values and sigmas of the valid observations, in their order."""

@@ -158,7 +158,9 @@ class Kernels:
         logs = _log_bounded(self.length, LENGTH)
         made = 0.5 * (((logs - self._middle) / spread) ** 2).sum(dim=(1, 2))
         made = made + 0.5 * (_log_bounded(self.scale, SCALE) ** 2).sum(dim=(1, 2))
-        made = made + 0.5 * (((_log_bounded(self.noise, NOISE) - math.log(0.2)) / self.shape.noise_spread) ** 2).sum(dim=(1, 2))
+        made = made + 0.5 * (((_log_bounded(self.noise, NOISE) - math.log(0.2)) / self.shape.noise_spread) ** 2).sum(
+            dim=(1, 2)
+        )
         made = made + 0.5 * (self.mean**2).sum(dim=(1, 2))
         for weight, _ in self.layers:
             made = made + 0.5 * self.shape.weight_decay * (weight**2).sum(dim=(1, 2))

@@ -55,6 +55,13 @@ class Learner:
         """Features (N, d) of every candidate, as the model in use sees them."""
         return self.features[self.name]
 
+    def forget(self) -> None:
+        """Begin anew with the next observations: the earlier ones have other values now."""
+        self.model, self.fault, self.link = None, "nothing is measured yet", Link()
+        self._models.clear()
+        self._fitted.clear()
+        self._linked = 0
+
     def learn(self, cells: NDArray[np.int64], y: Rows, sigma: Rows) -> None:
         """Bring the model up to these valid observations: cells (n,) of the candidates, values y and sigma (n,)."""
         faults: dict[Name, str] = {}

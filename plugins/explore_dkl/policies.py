@@ -119,9 +119,13 @@ class _Learned(Policy):
 
     def tell(self, observations: Sequence[Observation]) -> None:
         """Keep what was measured. An invalid one is counted, and never learned from as a value."""
+        if any(each.again for each in observations):  # other values: nothing that was learned holds
+            self._learned = 0
+            self._learner.forget()
+            self._trap = Trap(max(2.0, self.parameters.patch / 2))
         for each in observations:
             cell = self._cells.tell(each)
-            if cell is None or self._seeds or not self.parameters.escape:
+            if each.again or cell is None or self._seeds or not self.parameters.escape:
                 continue
             values = self._cells.values[self._cells.valid]
             row, column = self._cells.places[cell]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from probeloop.plugins.explore_dkl.policies import Dkl, DklOrPca, Grid, Learning, PcaGp, SortByImage, XyGp
@@ -12,7 +13,7 @@ from probeloop.plugins.explore_dkl.traps import STEPS, WINDOW, Trap
 from scipy import ndimage
 
 from probeloop import discover
-from probeloop.api import Context, DropInError, Observation, Policy
+from probeloop.api import Context, DropInError, Observation, Policy, Region
 
 pytest.importorskip("torch", reason="no torch: pip install 'probeloop[ml]'")
 
@@ -259,3 +260,26 @@ def test_they_are_found_by_name_and_their_parameters_are_settings() -> None:
     for name, cls in {"dkl": Dkl, "pca_gp": PcaGp, "xy_gp": XyGp, "sort_by_image": SortByImage, "grid": Grid}.items():
         assert discover.find(name, "Policy").class_name == cls.__name__
     assert issubclass(PcaGp.Parameters, Learning)
+
+
+def test_values_told_again_take_the_place_of_the_earlier_ones() -> None:
+    """The operator changed what is interesting: high is where it was low before."""
+    shape = (16, 16)
+    candidates = Region(0.0, 0.0, 16e-9, 16e-9).positions(shape)
+    y, x = np.mgrid[:16, :16]
+    image = np.sin(x / 3.0) + np.cos(y / 4.0)
+    policy = PcaGp(PcaGp.Parameters(patch=4, seed_points=8), Context(seed=3))
+    policy.context_images(candidates, shape, {"image": image})
+    told: list[Observation] = []
+    for number in range(14):
+        for place in policy.suggest(1):
+            cell = int(np.argmin(np.sum((candidates - place) ** 2, axis=1)))
+            told.append(Observation(position=place, value=float(image.ravel()[cell]), topic="s", index=number))
+            policy.tell(told[-1:])
+    policy.suggest(1)
+    before = policy.maps()["prediction"]
+    assert np.corrcoef(before.ravel(), image.ravel())[0, 1] > 0.5
+    policy.tell([msgspec.structs.replace(each, value=-each.value, again=True) for each in told])
+    policy.suggest(1)
+    after = policy.maps()["prediction"]
+    assert np.corrcoef(after.ravel(), image.ravel())[0, 1] < -0.5

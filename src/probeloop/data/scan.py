@@ -13,7 +13,7 @@ from .units import quantity
 
 if TYPE_CHECKING:  # the supervisor, which looks at no array, does without numpy
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 Length = Annotated[float, quantity("m", ge=-1.0, le=1.0)]
 Size = Annotated[float, quantity("m", gt=0.0, le=1.0)]
@@ -46,11 +46,11 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         y = self.centre_y + s * offset[..., 0] + c * offset[..., 1]
         return np.stack([x, y], axis=-1)
 
-    def holds(self, positions: NDArray[Any]) -> NDArray[np.bool_]:
+    def holds(self, positions: ArrayLike) -> NDArray[np.bool_]:
         """Return which of the positions (N, 2) (x, y) [m] are inside, its edge included, (N,)."""
         import numpy as np
 
-        dx, dy = (np.asarray(positions, np.float64) - [self.centre_x, self.centre_y]).T
+        dx, dy = (np.asarray(positions, np.float64).reshape(-1, 2) - [self.centre_x, self.centre_y]).T
         c, s = np.cos(self.rotation), np.sin(self.rotation)
         half = np.array([self.width, self.height]) / 2 * (1 + 1e-9)
         inside: NDArray[np.bool_] = (np.abs(c * dx + s * dy) <= half[0]) & (np.abs(c * dy - s * dx) <= half[1])
