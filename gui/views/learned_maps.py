@@ -16,7 +16,7 @@ class LearnedMaps(QWidget):
     def __init__(self, station: Station) -> None:
         super().__init__()
         self._station = station
-        self.views = {kind: MapView(station, title=kind.capitalize(), colours=colours) for kind, colours in KINDS}
+        self.views = {kind: MapView(station, kind.capitalize(), colours, small=True) for kind, colours in KINDS}
         self._shown: dict[str, str] = {}
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)

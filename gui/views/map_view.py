@@ -26,9 +26,10 @@ _WAY = 200  # places that the line of the way goes back
 class MapView(QWidget):
     """Draws the newest state of one LiveMap; `refresh` is called by the window's timer."""
 
-    def __init__(self, station: Station, title: str = "Map", colours: str = "gray") -> None:
+    def __init__(self, station: Station, title: str = "Map", colours: str = "gray", *, small: bool = False) -> None:
+        """Make one; a small one has no room for the contrast, nor for the way between the places."""
         super().__init__()
-        self._station = station
+        self._station, self._small = station, small
         self.levels = Levels()
         self.picture = PictureView(f"Live {title.lower()}", self.levels)
         self.contrast = ContrastRow(self.picture, self.levels, title.lower(), colours)
@@ -53,7 +54,7 @@ class MapView(QWidget):
         self.value = ElidedLabel("Value under the pointer")
         self.value.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         self.probe = pg.ScatterPlotItem(size=15, symbol="+", pen=pg.mkPen("#ffb000", width=2), brush=None)
-        self.points = pg.ScatterPlotItem(size=9, pen=pg.mkPen("#ffffff", width=1))
+        self.points = pg.ScatterPlotItem(size=4 if small else 9, pen=pg.mkPen("#ffffff", width=1))
         self.points.setToolTip("Measured by the plan: colour is the value, a cross is an invalid measurement")
         self.way = pg.PlotCurveItem(pen=pg.mkPen(255, 255, 255, 90, width=1))
         self._points_drawn: tuple[int, object] = (-1, None)
@@ -81,6 +82,7 @@ class MapView(QWidget):
         column.addLayout(top)
         column.addWidget(self.picture, 1)
         column.addWidget(self.contrast)
+        self.contrast.setVisible(not small)
         self.fit.clicked.connect(self.picture.fit)
         self.pin.clicked.connect(self._pin)
         self.topic.activated.connect(self._by_hand)
@@ -220,7 +222,8 @@ class MapView(QWidget):
         low, high = (values[good].min(), values[good].max()) if good.any() else (0.0, 1.0)
         table = colour_table("viridis")
         way = np.array([self.picture.place(x, y) for x, y, _ in points[-_WAY:]], float).reshape(-1, 2)
-        self.way.setData(way[:, 0], way[:, 1])
+        if not self._small:
+            self.way.setData(way[:, 0], way[:, 1])
         shades = np.where(good, (values - low) / ((high - low) or 1.0), 0.0) * 255
         self.points.setData(
             [

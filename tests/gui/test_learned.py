@@ -70,9 +70,9 @@ def test_prediction_and_uncertainty_stand_beside_the_map_with_what_was_measured_
     fake.say(control.Observed(step=1, kind="observe", value={"step": {}, "value": told}))
     qtbot.waitUntil(lambda: len(window.station.rig.points) == 4, timeout=5000)
     window.refresh_slowly()
+    x, y = window.map.way.getData()
+    np.testing.assert_allclose(np.stack([x, y], 1), [window.map.picture.place(*place) for place in places])
     for view in (window.map, prediction, uncertainty):
-        x, y = view.way.getData()
-        np.testing.assert_allclose(np.stack([x, y], 1), [view.picture.place(*place) for place in places])
         assert [spot.symbol() for spot in view.points.points()] == ["o", "o", "x", "o"]
 
 

@@ -91,10 +91,12 @@ def learned_figures(
         colours = "inferno" if name == "uncertainty" else ""
         own = span if name == "prediction" else None
         title = _TITLES.get(name, name.replace("_", " "))
-        made.append(picture(data, title, record.spec.units, pixel_of(record), name=colours, note=note, span=own))
+        figure = picture(data, title, record.spec.units, pixel_of(record), name=colours, note=note, span=own)
         if name == "prediction" and truth is not None:
             said = f"{learned.scalarizer} without noise, before the plan; correlation {_correlation(data, truth)}"
-            made.append(picture(truth, "truth", record.spec.units, pixel_of(record), note=said, span=own))
+            figure += picture(truth, "truth", record.spec.units, pixel_of(record), note=said, span=own)
+            figure = f'<div class="figures">{figure}</div>'  # side by side, however wide the page is
+        made.append(figure)
     made.append(regret(values, pixels, truth, units))
     if prediction is not None and image is not None and image[0].shape == prediction.shape:
         made.append(ordered(image[0], prediction, units, learned.images[0]))
