@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from probeloop.api import (
     Abort,
     Accepted,
@@ -21,12 +23,14 @@ from probeloop.api import (
     ProbeloopError,
     Rearm,
     Refused,
+    Region,
     ReleaseControl,
     Reload,
     Reply,
     Resume,
     Run,
     SetParameters,
+    SetReward,
     StartRecording,
     StopRecording,
     TakeControl,
@@ -38,6 +42,7 @@ from .connection import Link
 from .feed import Feed
 from .journal import Journal
 from .rig import Plugin, Rig
+from .schema import fields_of
 from .stop import StopThread
 
 
@@ -162,6 +167,21 @@ class Station:
     def abort(self) -> None:
         """End the plan in order."""
         self.asker.ask(self.rig.process_of("experiment"), Abort("ended by the operator"))
+
+    def pin(self, region: Region | None) -> None:
+        """Let the plan that runs measure in this region only, None = everywhere again."""
+        values = {"pinned": None if region is None else msgspec.to_builtins(region)}
+        self.asker.ask(self.rig.process_of("experiment"), SetParameters("plan", values))
+
+    @property
+    def can_pin(self) -> bool:
+        """True while a plan runs that takes a pinned region."""
+        schema = self.rig.plans.get(self.rig.plan.name, {})
+        return self.rig.plan.running and any(each.name == "pinned" for each in fields_of(schema))
+
+    def set_scalarizer(self, name: str) -> None:
+        """Let another scalarizer of the rig say what is interesting; what was measured is valued anew."""
+        self.asker.ask(self.rig.process_of("experiment"), SetReward(scalarizer=name))
 
     def record(self, on: bool) -> None:
         """Start or stop the record."""

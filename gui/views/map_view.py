@@ -6,10 +6,11 @@ import time
 
 import numpy as np
 import pyqtgraph as pg
+from msgspec import convert
 from PySide6.QtCore import QSignalBlocker, Qt
 from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
-from probeloop.api import display
+from probeloop.api import Region, display
 
 from ..models.levels import Levels
 from ..models.maps import LiveMap
@@ -19,17 +20,19 @@ from .picture_view import PictureView, colour_table
 from .style import ElidedLabel
 
 _LEVELS_S = 0.2
+_WAY = 200  # places that the line of the way goes back
 
 
 class MapView(QWidget):
     """Draws the newest state of one LiveMap; `refresh` is called by the window's timer."""
 
-    def __init__(self, station: Station) -> None:
+    def __init__(self, station: Station, title: str = "Map", colours: str = "gray", *, small: bool = False) -> None:
+        """Make one; a small one has no room for the contrast, nor for the way between the places."""
         super().__init__()
-        self._station = station
+        self._station, self._small = station, small
         self.levels = Levels()
-        self.picture = PictureView("Live map", self.levels)
-        self.contrast = ContrastRow(self.picture, self.levels, "map", "gray")
+        self.picture = PictureView(f"Live {title.lower()}", self.levels)
+        self.contrast = ContrastRow(self.picture, self.levels, title.lower(), colours)
         self.topic = QComboBox()
         self.topic.setAccessibleName("Topic shown as map")
         self.topic.setToolTip("Which topic is drawn")
@@ -42,14 +45,21 @@ class MapView(QWidget):
         self.fit = QToolButton()
         self.fit.setText("Fit")
         self.fit.setToolTip("Show the whole map (right click; Ctrl+0). Wheel: zoom; drag: shift")
+        self.pin = QToolButton()
+        self.pin.setText("Pin")
+        self.pin.setCheckable(True)
+        self.pin.setToolTip("The plan measures only in the part of the map that is seen now, until this is let go")
+        self.pin.hide()
         self.about = ElidedLabel("About the map")
         self.value = ElidedLabel("Value under the pointer")
         self.value.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         self.probe = pg.ScatterPlotItem(size=15, symbol="+", pen=pg.mkPen("#ffb000", width=2), brush=None)
-        self.points = pg.ScatterPlotItem(size=9, pen=pg.mkPen("#ffffff", width=1))
+        self.points = pg.ScatterPlotItem(size=4 if small else 9, pen=pg.mkPen("#ffffff", width=1))
         self.points.setToolTip("Measured by the plan: colour is the value, a cross is an invalid measurement")
+        self.way = pg.PlotCurveItem(pen=pg.mkPen(255, 255, 255, 90, width=1))
         self._points_drawn: tuple[int, object] = (-1, None)
-        for item in (self.points, self.probe):
+        self.pinned = pg.PlotCurveItem(pen=pg.mkPen("#ffb000", width=2, style=Qt.PenStyle.DashLine))
+        for item in (self.way, self.points, self.pinned, self.probe):
             self.picture.box.addItem(item, ignoreBounds=True)
         self._drawn: tuple[str, int, int] | None = None
         self._next_levels = 0.0
@@ -59,11 +69,12 @@ class MapView(QWidget):
 
         top = QHBoxLayout()
         top.setSpacing(6)
-        title = QLabel("<b>Map</b>")
-        for widget in (title, self.topic, self.channel):
+        heading = QLabel(f"<b>{title}</b>")
+        for widget in (heading, self.topic, self.channel):
             top.addWidget(widget)
         top.addWidget(self.about, 1)
         top.addWidget(self.value)
+        top.addWidget(self.pin)
         top.addWidget(self.fit)
         column = QVBoxLayout(self)
         column.setContentsMargins(6, 4, 3, 4)
@@ -71,7 +82,9 @@ class MapView(QWidget):
         column.addLayout(top)
         column.addWidget(self.picture, 1)
         column.addWidget(self.contrast)
+        self.contrast.setVisible(not small)
         self.fit.clicked.connect(self.picture.fit)
+        self.pin.clicked.connect(self._pin)
         self.topic.activated.connect(self._by_hand)
         self.channel.currentIndexChanged.connect(lambda _: self._again())
         self.picture.clicked.connect(self._clicked)
@@ -143,6 +156,26 @@ class MapView(QWidget):
         self.about.say(self._words(live))
         self._show_probe()
         self._show_points()
+        self._show_pinned()
+
+    def _pin(self, on: bool) -> None:
+        extent = self.picture.extent
+        if on and (extent is None or extent.units != "m"):
+            self._station.journal.say("this map has no scale, so a part of it is no region", "warning")
+            self.pin.setChecked(False)
+            return
+        self._station.pin(self.picture.seen() if on else None)
+
+    def _show_pinned(self) -> None:
+        """Draw the region that the plan keeps to, and say with the button whether there is one."""
+        told = self._station.rig.pinned
+        self.pin.setVisible(self._station.can_pin)
+        self.pin.setChecked(bool(told))
+        corners = np.empty((0, 2))
+        if told and self.picture.extent is not None and self.picture.extent.units == "m":
+            corners = convert(told, Region).corners()
+        closed = np.array([self.picture.place(x, y) for x, y in [*corners, *corners[:1]]], float).reshape(-1, 2)
+        self.pinned.setData(closed[:, 0], closed[:, 1])
 
     def _rank(self, name: str) -> tuple[int, str]:
         """Return what a person wants to see first: the dragged detector, then one number a pixel, then the rest."""
@@ -188,6 +221,9 @@ class MapView(QWidget):
         good = np.isfinite(values)
         low, high = (values[good].min(), values[good].max()) if good.any() else (0.0, 1.0)
         table = colour_table("viridis")
+        way = np.array([self.picture.place(x, y) for x, y, _ in points[-_WAY:]], float).reshape(-1, 2)
+        if not self._small:
+            self.way.setData(way[:, 0], way[:, 1])
         shades = np.where(good, (values - low) / ((high - low) or 1.0), 0.0) * 255
         self.points.setData(
             [

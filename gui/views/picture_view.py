@@ -11,6 +11,8 @@ from PySide6.QtCore import QEvent, QObject, QRectF, Qt, Signal
 from PySide6.QtGui import QCursor
 from PySide6.QtWidgets import QWidget
 
+from probeloop.api import Region
+
 from ..models.levels import Levels
 from ..models.maps import Extent
 from .overlay import Missing, ScaleBar, scene_unit
@@ -134,6 +136,14 @@ class PictureView(pg.GraphicsView):  # type: ignore[misc]
         if self.extent is not None:
             self.box.setRange(self.image.mapRectToParent(self.image.boundingRect()), padding=0.02)
             self.scale_bar.fit()
+
+    def seen(self) -> Region | None:
+        """Return the part of a map in metres that is seen, None where nothing of it is."""
+        if self.extent is None:
+            return None
+        part = self.box.viewRect().intersected(self._rect(self.extent))
+        at, f = part.center(), self.unit_factor
+        return None if part.isEmpty() else Region(at.x() * f, at.y() * f, part.width() * f, part.height() * f)
 
     def relevel(self) -> None:
         """Use the levels again, without new data."""

@@ -23,6 +23,7 @@ from ..models.station import Station
 from .aberrations_table import AberrationsTable
 from .banner import BannerView
 from .latency_view import LatencyView
+from .learned_maps import LearnedMaps
 from .log_panel import LogPanel, RefusalsTable
 from .map_view import MapView
 from .pattern_view import PatternView
@@ -60,6 +61,7 @@ class Window(QMainWindow):
         self.banner = BannerView(station)
         self.banner.stop_asked.connect(station.stop)
         self.map = MapView(station)
+        self.learned = LearnedMaps(station)
         self.pattern = PatternView(station)
         self.spectrum = SpectrumView(station)
         self.plan = PlanPanel(station)
@@ -88,10 +90,10 @@ class Window(QMainWindow):
 
     def _build(self) -> None:
         right = QSplitter(Qt.Orientation.Vertical)
-        right.addWidget(self.pattern)
-        right.addWidget(self.spectrum)
-        right.setStretchFactor(0, 3)
-        right.setStretchFactor(1, 1)
+        for widget, stretch in ((self.learned, 4), (self.pattern, 3), (self.spectrum, 1)):
+            right.addWidget(widget)
+            right.setStretchFactor(right.indexOf(widget), stretch)
+        self.learned.hide()
         self.spectrum.hide()
         self.pictures = QSplitter(Qt.Orientation.Horizontal)
         self.pictures.addWidget(self.map)
@@ -167,6 +169,7 @@ class Window(QMainWindow):
     def fit_pictures(self) -> None:
         """Show the whole map and the whole frame."""
         self.map.picture.fit()
+        self.learned.fit()
         self.pattern.picture.fit()
 
     def show_shortcuts(self) -> None:
@@ -179,7 +182,7 @@ class Window(QMainWindow):
 
     def refresh(self) -> None:
         """Draw the newest frame and map, if they are new."""
-        drawn = [self.map.refresh(), self.pattern.refresh()]
+        drawn = [self.map.refresh(), self.learned.refresh(), self.pattern.refresh()]
         self._idle = 0 if any(drawn) else self._idle + 1
         wanted = FRAME_MS if self._idle < IDLE_TICKS else IDLE_MS
         if wanted != self._frames.interval():
@@ -190,9 +193,11 @@ class Window(QMainWindow):
         self.banner.refresh()
         self.map.refresh_slowly()
         self.pattern.refresh_slowly()
+        learned = self.learned.refresh_slowly()
+        self.learned.setVisible(learned)
         spectra = self.spectrum.refresh_slowly()
         self.spectrum.setVisible(spectra)
-        self.pattern.setVisible(self.pattern.topic.count() > 0 or not spectra)
+        self.pattern.setVisible(self.pattern.topic.count() > 0 or not (spectra or learned))
         self.plan.refresh()
         self.plugins.refresh()
         for panel in (self.topics, self.latency, self.aberrations, self.log, self.refusals):

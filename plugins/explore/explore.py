@@ -80,10 +80,9 @@ class Explore(Plan):
     def run(self, ctx: PlanContext) -> PlanSteps:
         """Measure; return what came of it, also when the budget ends it early."""
         wanted = self.parameters
-        if "AcquireSpectrum" not in ctx.info.commands:
-            raise PlanError(f"{ctx.info.name} takes no spectra", "explore needs AcquireSpectrum; overview does not")
+        needs_spectra(ctx.info)
         region, shape = scan_area(ctx.info, wanted.region, wanted.shape)
-        log = _Log(region.positions(shape), wanted.count)
+        log = Log(region.positions(shape), wanted.count)
         summary: dict[str, Any] = {"order": wanted.order, "shape": shape, "overview_generation": None}
         try:
             policy = ctx.make_policy(wanted.order, wanted.settings)
@@ -92,7 +91,7 @@ class Explore(Plan):
             if wanted.overview:
                 overview: Result = yield Scan(region, shape, dwell(ctx.info, wanted.dwell_time))
                 summary["overview_generation"] = overview.generation
-                images = yield from self._images(overview, shape)
+                images = yield from images_of(overview, wanted.images, shape)
             policy.context_images(log.candidates, shape, images)
             yield from self._measure(ctx, policy, log)
         except RefusedError as error:
@@ -101,16 +100,10 @@ class Explore(Plan):
             return {**summary, **log.summary(str(error))}
         return {**summary, **log.summary("")}
 
-    def _images(self, overview: Result, shape: tuple[int, int]) -> Generator[Any, Any, dict[str, NDArray[Any]]]:
-        images = {}
-        for topic in self.parameters.images:
-            values = yield Reduce(overview, topic, one_value_a_pixel)
-            images[topic] = np.asarray(values).reshape(shape)
-        return images
-
-    def _measure(self, ctx: PlanContext, policy: Policy, log: _Log) -> Generator[Any, Any, None]:
-        scalarizer = self._scalarizer(ctx)
-        kind = self.parameters.spectrum or next(iter(ctx.spectra.values()), None) or usual_spectrum(ctx.info)
+    def _measure(self, ctx: PlanContext, policy: Policy, log: Log) -> Generator[Any, Any, None]:
+        p = self.parameters
+        scalarizer = scalarizer_of(ctx, p.scalarizer, p.order)
+        kind = spectrum_of(ctx, p.spectrum)
         while log.measured < log.wanted:
             n = min(self.parameters.batch, log.wanted - log.measured)
             suggested = tuple(policy.suggest(n))
@@ -127,21 +120,8 @@ class Explore(Plan):
                 policy.tell(observations)
                 yield Checkpoint(log.measured / log.wanted, log.line())
 
-    def _scalarizer(self, ctx: PlanContext) -> str:
-        name: str = self.parameters.scalarizer
-        if not name and len(ctx.scalarizers) == 1:
-            return ctx.scalarizers[0]
-        if name and name not in ctx.scalarizers:
-            known = ", ".join(ctx.scalarizers) or "none"
-            raise PlanError(f"explore: no scalarizer is called {name!r}", f"the rig has: {known}")
-        if not name and self.parameters.order not in ("raster", "random"):
-            raise PlanError(
-                f"explore: {self.parameters.order} needs values to follow", 'name one of the rig\'s in "scalarizer"'
-            )
-        return name
 
-
-class _Log:
+class Log:
     """What was measured. candidates: (N, 2) (x, y) [m]."""
 
     def __init__(self, candidates: NDArray[np.float64], wanted: int) -> None:
@@ -150,12 +130,21 @@ class _Log:
         self.measured = self.invalid = 0
         self.best: Observation | None = None
         self._cells: set[int] = set()
+        self._told: dict[tuple[str, int, int], Observation] = {}
 
     def add(self, position: Position, observations: Sequence[Observation], judged: bool) -> None:
         """Count a measurement at `position`."""
         self.measured += 1
         self._cells.add(int(np.argmin(np.sum((self.candidates - position) ** 2, axis=1))))
-        self.invalid += judged and not any(each.valid for each in observations)
+        if not judged:
+            return
+        self._told |= {(each.topic, each.generation, each.index): each for each in observations}
+        if any(each.again for each in observations):  # values of before are worth nothing now
+            good = {generation for (_, generation, _), each in self._told.items() if each.valid}
+            self.invalid, self.best = len({generation for _, generation, _ in self._told} - good), None
+            observations = tuple(self._told.values())
+        else:
+            self.invalid += not any(each.valid for each in observations)
         for each in observations:
             if each.valid and (self.best is None or each.value > self.best.value):
                 self.best = each
@@ -185,6 +174,40 @@ class _Log:
                 "index": best.index,
             },
         }
+
+
+def needs_spectra(info: InstrumentInfo) -> None:
+    """Raise PlanError for an instrument that takes none."""
+    if "AcquireSpectrum" not in info.commands:
+        raise PlanError(f"{info.name} takes no spectra", "explore needs AcquireSpectrum; overview does not")
+
+
+def scalarizer_of(ctx: PlanContext, name: str, order: str) -> str:
+    """Return which scalarizer of the rig to use, "" = none; raises PlanError where `order` can't do without."""
+    if not name and len(ctx.scalarizers) == 1:
+        return ctx.scalarizers[0]
+    if name and name not in ctx.scalarizers:
+        known = ", ".join(ctx.scalarizers) or "none"
+        raise PlanError(f"explore: no scalarizer is called {name!r}", f"the rig has: {known}")
+    if not name and order not in ("raster", "random"):
+        raise PlanError(f"explore: {order} needs values to follow", 'name one of the rig\'s in "scalarizer"')
+    return name
+
+
+def spectrum_of(ctx: PlanContext, wanted: SpectrumKind | None) -> SpectrumKind:
+    """Return the kind of spectrum: the wanted one, else the rig's first, else one that suits the instrument."""
+    return wanted or next(iter(ctx.spectra.values()), None) or usual_spectrum(ctx.info)
+
+
+def images_of(
+    overview: Result, topics: Sequence[str], shape: tuple[int, int]
+) -> Generator[Any, Any, dict[str, NDArray[Any]]]:
+    """Return the overview's map on each topic, (ny, nx); steps of a plan."""
+    images = {}
+    for topic in topics:
+        values = yield Reduce(overview, topic, one_value_a_pixel)
+        images[topic] = np.asarray(values).reshape(shape)
+    return images
 
 
 def one_value_a_pixel(image: NDArray[Any]) -> tuple[float, ...]:

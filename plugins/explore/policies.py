@@ -30,6 +30,11 @@ class _Cells(Policy):
         """Return the index of the candidate nearest to `position` [m]."""
         return int(np.argmin(np.sum((self._candidates - position) ** 2, axis=1)))
 
+    def inside(self) -> NDArray[np.bool_]:
+        """Return which candidates are in the pinned region, (N,); all of them where none is."""
+        everywhere = np.ones(len(self._candidates), bool)
+        return everywhere if self.pinned is None else self.pinned.holds(self._candidates)
+
     def tell(self, observations: Sequence[Observation]) -> None:
         """Take measured cells off the list, those that the operator chose too."""
         for each in observations:
@@ -47,7 +52,7 @@ class Raster(_Cells):
 
     def suggest(self, n: int) -> Sequence[Position]:
         """Return the next n cells in the order of the map."""
-        return self._take(np.flatnonzero(self._free)[:n])
+        return self._take(np.flatnonzero(self._free & self.inside())[:n])
 
 
 class Random(_Cells):
@@ -60,7 +65,7 @@ class Random(_Cells):
 
     def suggest(self, n: int) -> Sequence[Position]:
         """Return the next n cells of the random order."""
-        return self._take(self._order[self._free[self._order]][:n])
+        return self._take(self._order[(self._free & self.inside())[self._order]][:n])
 
 
 class HillClimb(_Cells):
@@ -89,10 +94,13 @@ class HillClimb(_Cells):
 
     def suggest(self, n: int) -> Sequence[Position]:
         """Return up to n neighbours of the highest cell of this climb; none = at a maximum, no restart left."""
-        while len(self._candidates) and self._free.any():
+        inside = self.inside()
+        while len(self._candidates) and (self._free & inside).any():
+            if not inside[self._here]:
+                self._restart()
             if self._free[self._here]:
                 return self._take([self._here])
-            around = self._neighbours()
+            around = [cell for cell in self._neighbours() if inside[cell]]
             todo = [cell for cell in around if self._free[cell]]
             if todo:
                 return self._take(todo[:n])
@@ -124,7 +132,7 @@ class HillClimb(_Cells):
                 self._here = cell
 
     def _restart(self) -> None:
-        free = np.flatnonzero(self._free)
+        free = np.flatnonzero(self._free & self.inside())
         self._here = int(self.rng.choice(free)) if len(free) else 0
         self._stride = self.parameters.stride or max(1, min(self._shape) // 8)
 

@@ -49,12 +49,13 @@ from .spectra import (
     beps_axes,
     beps_seconds,
     check_force_curve,
-    described,
+    expected_beps,
     force_curve,
     spectrum_bytes,
     waveform_of,
 )
 from .tip import CRASH, Tip
+from .truth import told
 
 _APPROACH = 1.5  # [s]
 _LATERAL_SETTLING = 2e-3  # [s]
@@ -241,18 +242,20 @@ class SpmSimulator:
             reach = float(np.abs(wave).max()) + kind.drive
             if reach > BIAS + DRIVE:
                 raise DriverError(f"{reach:g} V with the drive", f"allowed: up to {BIAS + DRIVE:g} V")
-            channels, axis, aux = beps_axes(kind, wave)
-            spec = self._spec("spectrum", "spectra", "<c8", (), channels, sig=(axis,), aux=aux, units="m")
+            spec = self._loop_spec(kind, wave)
         else:
             check_force_curve(kind)
             # how far it goes depends on the tip alone, so the axis is known before it is measured
             _, axis, _ = force_curve(kind, self.tip.radius, False, np.random.default_rng(0))
-            channels = FORCE_CHANNELS
-            spec = self._spec("spectrum", "spectra", "<f4", (), channels, sig=(axis,), units="N")
+            spec = self._spec("spectrum", "spectra", "<f4", (), FORCE_CHANNELS, sig=(axis,), units="N")
         cancelled = self._begin()
         settled = self._go(command.position)
         frames = self._measure(command, cancelled)
         return Acquisition("spectrum", spec, frames, settled, 0, self.read_back())
+
+    def _loop_spec(self, kind: BEPS, wave: NDArray[np.float64]) -> StreamSpec:
+        channels, axis, aux = beps_axes(kind, wave)
+        return self._spec("spectrum", "spectra", "<c8", (), channels, sig=(axis,), aux=aux, units="m")
 
     def _measure(self, command: AcquireSpectrum, cancelled: threading.Event) -> Generator[int, FrameBuffer, None]:
         p, kind = self.parameters, command.kind
@@ -295,17 +298,15 @@ class SpmSimulator:
         spectra: one entry a loop, in the order in which they were measured.
         """
         with self._lock:
-            s, walls = self.specimen, self.specimen.walls
-            return {
-                "up": s.up.copy(), "in_plane": s.in_plane.copy(), "wall_distance": walls["distance"],
-                "right_angle": walls["right_angle"], "curvature": walls["curvature"],
-                "polarisation": s.polarisation.copy(), "surface": s.surface, "felt": self.tip.felt,
-                "cell": s.cell, "edge": s.edge, "defects": s.defects.copy(),
-                "tip": {"radius": self.tip.radius, "double": self.tip.double, "crashes": self.tip.crashes},
-                "drift": self.scanner.drift, "drift_velocity": self.scanner.velocity.copy(),
-                "missing": self.scanner.missing, "hysteresis": self.scanner.hysteresis,
-                "spectra": [described(each) for each in self._spectra],
-            }  # fmt: skip
+            return told(self.specimen, self.tip, self.scanner, self._spectra)
+
+    def expected_spectra(self, kind: Any, positions: NDArray[np.float64]) -> tuple[StreamSpec, NDArray[Any]]:
+        """Return the loops at places (N, 2) [m] of the specimen as it is, without noise; see `Foretelling`."""
+        if not isinstance(kind, BEPS) or not self.specimen.piezoelectric:
+            raise DriverError(f"no {type(kind).__name__} can be told before", "ask for BEPS, on a film")
+        wave = waveform_of(kind, self.parameters.amplitude)
+        loops = expected_beps(self.specimen, kind, wave, positions, self.parameters.phase_offset)
+        return self._loop_spec(kind, wave), loops[:, 0] if loops.shape[1] == 1 else loops
 
     # --- what a scan under way asks and tells -----------------------------------------------------------------
 

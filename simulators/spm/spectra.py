@@ -98,22 +98,43 @@ def beps(
     place = specimen.place(*where, time)
     loop = loop_at(place, kind.pulse_time)
     spread = noise * math.sqrt(1e-3 / kind.pulse_time)
-    fields = (False, True) if kind.field == "both" else (kind.field == "on",)
+    fields = _fields(kind)
     broken = _KINDS[int(rng.choice(3, p=(0.6, 0.2, 0.2)))] if rng.random() < broken_share else ""
-    steps = wave.size * kind.cycles
-    values = np.zeros((len(fields), steps), np.complex128)
+    values = np.zeros((len(fields), wave.size * kind.cycles), np.complex128)
     if in_contact and specimen.piezoelectric:
-        row, column = specimen.index(*where)
-        share = switched(loop, wave, kind.cycles, place.up)
-        gain = amplitude(kind.drive) * float(specimen.strength[row, column])
-        for i, on in enumerate(fields):
-            values[i] = gain * np.exp(1j * phase) * response(loop, wave, share, on)
+        values = _loops(specimen, kind, wave, where, place, loop, phase)
         last = wave[int(np.flatnonzero(np.abs(wave) >= 0.999 * np.abs(wave).max())[-1])]
         specimen.pulse(*where, float(last), kind.pulse_time, time, kind.cycles + 1.0)
     values += spread * (rng.standard_normal(values.shape) + 1j * rng.standard_normal(values.shape))
     if broken:
         values = spoil(values, broken, rng, spread)
     return values.astype(np.complex64), SpectrumTruth(number, where, place, loop, broken, in_contact)
+
+
+def _fields(kind: BEPS) -> tuple[bool, ...]:
+    return (False, True) if kind.field == "both" else (kind.field == "on",)
+
+
+def _loops(
+    specimen: Specimen, kind: BEPS, wave: NDArray[np.float64], where: tuple[float, float], place: Place, loop: Loop,
+    phase: float,
+) -> NDArray[np.complex128]:  # fmt: skip
+    """Return the loops of a place (channels, steps) [m], without noise."""
+    row, column = specimen.index(*where)
+    share = switched(loop, wave, kind.cycles, place.up)
+    gain = amplitude(kind.drive) * float(specimen.strength[row, column]) * np.exp(1j * phase)
+    return np.stack([gain * response(loop, wave, share, on) for on in _fields(kind)]).astype(np.complex128)
+
+
+def expected_beps(
+    specimen: Specimen, kind: BEPS, wave: NDArray[np.float64], places: NDArray[np.float64], phase: float
+) -> NDArray[np.complex64]:
+    """Return the loops (N, channels, steps) [m] at places (N, 2) [m] of the specimen as it is, without noise."""
+    made = []
+    for x, y in np.asarray(places, np.float64).tolist():
+        place = specimen.place(x, y, 0.0)
+        made.append(_loops(specimen, kind, wave, (x, y), place, loop_at(place, kind.pulse_time), phase))
+    return np.stack(made).astype(np.complex64)
 
 
 def check_force_curve(kind: ForceCurve) -> None:

@@ -280,6 +280,15 @@ class StemSimulator:
         )
         return self._acquisition(self._spectrometer.spec(period, self.parameters.can_wait), exposures, settled)
 
+    def expected_spectra(self, kind: Any, positions: NDArray[np.float64]) -> tuple[StreamSpec, NDArray[np.float64]]:
+        """Return what the spectrometer would count at places (N, 2) [m] without noise; see `Foretelling`."""
+        if not isinstance(kind, EELS):
+            raise DriverError(f"this column measures no {type(kind).__name__}", "ask for EELS")
+        electrons = self._true.current * self._current * kind.exposure * kind.n / _ELECTRON
+        radius = self._dose.footprint(self._lens.at(self.clock.now_ns()))
+        places = self._true.placed(np.asarray(positions), np.zeros((len(positions), 2)))
+        return self._spectrometer.foretold(kind, self._mounted.composition, places, radius, electrons)
+
     def truth(self) -> dict[str, Any]:
         """Return what no real column tells, for scoring alone.
 

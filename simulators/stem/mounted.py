@@ -167,7 +167,7 @@ class AtomsAlongTheBeam:
         losses = thickness / free_path(density, *self._optics) if there else 0.0
         if known is not None:
             weights = known.weights(x, y)
-            strengths = (losses, 0.15, 0.12, 0.12)  # of a loss at the strongest place of each mode
+            strengths = (losses, 0.15, 0.12, 0.12, 0.12)  # of a loss at the strongest place of each mode
             return tuple(
                 (m.energy, m.width, float(w * s)) for m, w, s in zip(known.modes, weights, strengths, strict=True)
             )

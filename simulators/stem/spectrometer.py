@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import Axis, DriverError, SetSpectrometer, Settings, StreamSpec, quantity
+from probeloop.api import EELS, Axis, DriverError, SetSpectrometer, Settings, StreamSpec, quantity
 
 from .composition import Composition, FineStructure
 from .energy_loss import Mode, multiple_scattering, single_scattering, spread
@@ -84,8 +84,11 @@ class EnergyLoss:
         single = np.zeros(losses.size)
         if composition is not None:
             places = _within(x, y, radius)
-            for at in places:
-                single += self._losses(composition, losses, *at) / len(places)
+            if isinstance(composition, FineStructure):
+                for at in places:
+                    single += self._losses(composition, losses, [at]) / len(places)
+            else:
+                single = self._losses(composition, losses, places)
         width = math.hypot(self.settings.energy_spread, self.settings.point_spread * self.dispersion)
         seen = spread(multiple_scattering(single), self.dispersion, self.energy_offset, self.settings.channels, width)
         if self.slit:
@@ -93,11 +96,31 @@ class EnergyLoss:
             seen[np.abs(energies - energies.mean()) > self.slit / 2] = 0.0
         return seen
 
-    def _losses(self, composition: Composition, losses: Array, x: float, y: float) -> Array:
-        shifts = composition.shifts(x, y) if isinstance(composition, FineStructure) else {}
-        modes: list[Mode] = [tuple(map(float, mode)) for mode in composition.modes(x, y)]  # type: ignore[misc]
-        collection = self.settings.collection * 1e-3
-        return single_scattering(losses, modes, composition.elements(x, y), shifts, self._voltage, collection)
+    def _losses(self, composition: Composition, losses: Array, places: list[tuple[float, float]]) -> Array:
+        """Return the mean over places that differ in strengths and densities alone: those are averaged."""
+        shifts = composition.shifts(*places[0]) if isinstance(composition, FineStructure) else {}
+        strengths: dict[tuple[float, float], float] = {}
+        elements: dict[str, float] = {}
+        for x, y in places:
+            for energy, width, strength in composition.modes(x, y):
+                mode = float(energy), float(width)
+                strengths[mode] = strengths.get(mode, 0.0) + float(strength) / len(places)
+            for name, density in composition.elements(x, y).items():
+                elements[name] = elements.get(name, 0.0) + density / len(places)
+        modes: list[Mode] = [(*mode, strength) for mode, strength in strengths.items()]
+        return single_scattering(losses, modes, elements, shifts, self._voltage, self.settings.collection * 1e-3)
+
+    def foretold(
+        self, kind: EELS, composition: Composition, places: NDArray[np.float64], radius: float, electrons: float
+    ) -> tuple[StreamSpec, Array]:
+        """Return the spec and the mean counts (N, channels) of `electrons` at places (N, 2) [m]; nothing is set."""
+        alike = EnergyLoss(self.settings, self._voltage, self._seed)
+        alike.set(SetSpectrometer(self.energy_offset, self.dispersion, self.slit))
+        alike.set(SetSpectrometer(kind.offset, kind.dispersion))
+        p, seconds = self.settings, kind.exposure * kind.n
+        dark = p.dark_level * kind.n + p.dark_current * seconds
+        mean = [p.gain * electrons * alike.expected(composition, x, y, radius) + dark for x, y in places.tolist()]
+        return alike.spec(round(seconds * 1e9), True), np.minimum(np.stack(mean), p.full * kind.n)
 
     def counts(self, share: Array, electrons: float, seconds: float, reads: int, number: int) -> tuple[Any, bool]:
         """Return counts (channels,) uint32 of `electrons` in all, and whether a channel was full.

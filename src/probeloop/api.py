@@ -35,9 +35,11 @@ _WHERE = {
     "data.settings": "Settings",
     "data.units": "convert display quantity to_si",
     "discover": "load_simulator",
+    "plugin.instance": "load_scalarizer",
     "record.reader": "open_session",
     "plugin.contract": "Checkpoint Context FrameTransform JoinTransform NoParameters Observation Observe Outputs "
-    "Plan PlanContext PlanSteps Policy Propose Reduce Register Reward Scalarizer ScanTransform Submit Ticket Wait",
+    "Plan PlanContext PlanSteps Policy Propose Reduce Register Reward Scalarizer ScanTransform Show Submit "
+    "Ticket Wait",
     "rig.client": "Connection Events StopDoor",
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names.split()}

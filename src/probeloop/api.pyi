@@ -196,9 +196,13 @@ from .plugin.contract import (
     Reward as Reward,
     Scalarizer as Scalarizer,
     ScanTransform as ScanTransform,
+    Show as Show,
     Submit as Submit,
     Ticket as Ticket,
     Wait as Wait,
+)
+from .plugin.instance import (
+    load_scalarizer as load_scalarizer,
 )
 from .record.reader import (
     open_session as open_session,

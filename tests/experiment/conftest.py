@@ -26,7 +26,8 @@ from probeloop.data.settings import convert
 from probeloop.discover import load_class as found_class
 from probeloop.experiment.budget import Allowance, Budget
 from probeloop.experiment.controls import Controls
-from probeloop.experiment.loop import Loop, ScalarizerInput, Timeouts
+from probeloop.experiment.interest import ScalarizerInput
+from probeloop.experiment.loop import Loop, Timeouts
 from probeloop.experiment.plan import PlanRun
 from probeloop.experiment.resume import Interrupted, interrupted
 from probeloop.experiment.reward import Rewards
@@ -119,6 +120,8 @@ class Rig:
     def __init__(self, value: Callable[[float, float], float] = smooth, **changes: Any) -> None:
         self.info = info(**changes)
         self.value = value
+        self.policies: dict[str, type[Policy]] = {}
+        self.history: Any = None
         self.before: Callable[[int, Command], None] = lambda number, command: None
         self.dose = 0.0
         self.jumps_checked = True
@@ -138,7 +141,7 @@ class Rig:
         """Begin anew what a crash takes away: the experiment's own memory."""
         changed = threading.Condition()
         self.controls = Controls(MonotonicClock(), changed)
-        self.store = FrameStore(("spectrum", "image"), MonotonicClock(), changed)
+        self.store = FrameStore(("spectrum", "image"), MonotonicClock(), changed, history=self.history)
 
     # the gate
 
@@ -267,12 +270,13 @@ class Rig:
         data = {"plan": name, "parameters": dict(parameters or {}), "seed": seed, "resumed": before is not None}
         self.events.append(StateChange(target="plan", state="running", data=data))
         made = cls(convert(cls.Parameters, parameters or {}), Context(name, seed))
-        ctx = PlanContext(np.random.default_rng(seed), self.info, policy_maker(seed), ("image",), ("peak",))
+        make_policy = policy_maker(seed, self.policies)
+        ctx = PlanContext(np.random.default_rng(seed), self.info, make_policy, ("image",), ("peak",))
 
         def record(number: int, kind: str, value: dict[str, Any]) -> None:
             self.events.append(Observed(step=number, kind=kind, value=value))
 
-        self.last_loop = self.loop(before, repeat=repeat, **options)
+        self.last_loop = self.loop(before, repeat=repeat, name=name, **options)
         run = PlanRun(made.run(ctx), self.last_loop, record, before.steps if before else ())
         summary = run.run()
         state = "finished" if summary["succeeded"] else "failed"
@@ -292,9 +296,9 @@ class Rig:
         return [event for event in self.recorded() if isinstance(event, Observed)]
 
 
-def policy_maker(seed: int) -> Callable[[str, Mapping[str, Any]], Policy]:
+def policy_maker(seed: int, own: Mapping[str, type[Policy]]) -> Callable[[str, Mapping[str, Any]], Policy]:
     def make(name: str, parameters: Mapping[str, Any]) -> Policy:
-        cls = load_class(name, "Policy")
+        cls = own.get(name) or load_class(name, "Policy")
         made: Policy = cls(convert(cls.Parameters, parameters), Context(name, seed))
         return made
 

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from probeloop.bus.event import EventReader
+from probeloop.bus.ledger import TOPIC
 from probeloop.bus.node import Bus
 from probeloop.bus.request import Client
+from probeloop.bus.subscribe import Subscriber
 from probeloop.data import commands as c
 from probeloop.data import control
 from probeloop.data.control import Accepted, Description, Done, Observed, Progress, Refused, StateChange, Verdict
 from probeloop.experiment.process import run_experiment
-from probeloop.experiment.setup import ExperimentConfig
+from probeloop.experiment.setup import Entry, ExperimentConfig
 from probeloop.instrument.service import run_instrument
 from probeloop.testing.fake_driver import FakeDriver
 
@@ -272,3 +274,92 @@ def test_a_run_cut_off_is_taken_up_at_the_start(rig_id: str, tmp_path: Any) -> N
     assert commands(second.events) == commands(first.events)[-len(commands(second.events)) :]
     assert 1 <= len(commands(second.events)) < 4
     assert sum(isinstance(event, Done) for event in second.events) >= 2
+
+
+SLOW = '''
+import time
+
+import numpy as np
+
+from probeloop.api import Policy, Scalarizer
+
+
+class Slow(Policy):
+    """Thinks for longer than a lease lasts without a sign of life, in plain Python."""
+
+    def context_images(self, candidates, shape, images):
+        self.candidates, self.shape, self.number = candidates, shape, 0
+
+    def suggest(self, n):
+        until = time.monotonic() + (3.4 if self.number == 2 else 0.0)
+        while time.monotonic() < until:
+            sum(range(1000))
+        self.number += 1
+        inside = True if self.pinned is None else self.pinned.holds(self.candidates)
+        free = np.flatnonzero(np.ones(len(self.candidates), bool) & inside)
+        return [tuple(self.candidates[free[self.number % len(free)]].tolist())]
+
+    def maps(self):
+        return {"prediction": np.full(self.shape, float(self.number)), "uncertainty": np.zeros(3)}
+
+
+class Sum(Scalarizer):
+    """The sum of a spectrum."""
+
+    units = "counts"
+
+    def scalarize(self, spectrum, spec):
+        return float(spectrum.sum()), 1.0, True
+'''
+
+
+@pytest.fixture
+def slow_host(rig_id: str, tmp_path: Any) -> Iterator[Host]:
+    (tmp_path / "slow_policy.py").write_text(SLOW, encoding="utf-8")
+    made = Host(rig_id, ExperimentConfig(scalarizers={"sum": Entry("sum")}, folders=(str(tmp_path),)))
+    yield made
+    made.close()
+
+
+def test_a_policy_that_thinks_for_long_keeps_control_and_its_maps_are_a_topic(slow_host: Host) -> None:
+    host = slow_host
+    person = host.buses["person"]
+    reader = Subscriber(person, "inverse.prediction", "lossless")
+    values = {"order": "slow", "count": 6, "shape": [8, 8], "dwell_time": 1e-4, "pending": 0}
+    assert isinstance(host.ask(control.Run("inverse", values, 1)), Accepted)
+    host.until(lambda e: isinstance(e, Observed) and e.kind == "observe")
+    asked = time.monotonic()
+    assert host.state()["state"] == "running"  # while it thinks, requests are answered
+    assert time.monotonic() - asked < 1.0
+    end = host.ended()
+    assert (end.state, end.data["spectra_measured"]) == ("finished", 6), end.reason
+    shown: list[float] = []
+    for _ in range(100):
+        for block in reader.drain():
+            assert (block.spec.kind, block.spec.units, block.data.shape) == ("image", "counts", (1, 8, 8))
+            assert block.generation == end.data["overview_generation"]
+            shown.append(float(block.data[0, 0, 0]))
+        if len(shown) >= 6:
+            break
+        host.stop.wait(0.05)
+    assert shown == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    reader.close()
+    told = [e.text for e in host.events if isinstance(e, control.Remark) and e.level == "warning"]
+    assert told == [
+        "inverse: the policy's map 'uncertainty' has the shape (3,), the overview (8, 8); it is not shown, "
+        "the run goes on"
+    ]
+    assert "inverse.prediction" in {row.name for row in person.ledger.rows(TOPIC)}
+
+
+def test_a_region_is_pinned_through_a_request(slow_host: Host) -> None:
+    host = slow_host
+    region = {"centre_x": 0.0, "centre_y": 0.0, "width": 1e-9, "height": 1e-9, "rotation": 0.0}
+    host.ask(control.Run("inverse", {"order": "slow", "count": 2, "shape": [8, 8], "dwell_time": 1e-4}, 1))
+    refused = host.ask(control.SetParameters("plan", {"pinned": region | {"width": -1.0}}))
+    assert isinstance(refused, Refused)
+    assert "width" in refused.reason
+    assert isinstance(host.ask(control.SetParameters("plan", {"pinned": region})), Accepted)
+    host.until(lambda e: isinstance(e, Observed) and e.kind == "change")
+    assert host.state()["settings"]["plan"]["pinned"] == region
+    host.ended()

@@ -197,6 +197,8 @@ class FakeRig:
             case control.Rearm():
                 self.fault = ""
                 self.say(control.StateChange(target="gate", state="armed"))
+            case control.SetParameters(target="plan", values=values):
+                self.say(control.Revision(target="plan", topic="", revision=1, first_index=-1, values=values))
             case control.SetParameters():
                 self.revise(request.values)
             case control.Run():

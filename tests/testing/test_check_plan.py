@@ -143,7 +143,9 @@ class Bad(Policy):
             return self._left[: n + 1]
         if self.how == "chance":
             random.shuffle(self._left)
-        taken, self._left = self._left[:n], self._left[n:]
+        inside = [place for place in self._left if self.pinned is None or self.pinned.holds([place])[0]]
+        taken = inside[:n]
+        self._left = [place for place in self._left if place not in taken]
         return taken
 
 

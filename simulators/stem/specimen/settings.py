@@ -19,7 +19,8 @@ class StructureSettings(Settings):
     lattice in the plane. thermal: factor on the thermal displacements, 1 = room temperature. vacancies: share of
     sulphur sites that are empty. misorientation: between the two grains of MoS2. wall: width of a domain wall.
     radius, coverage: of gold particles and their share of the area. film: carbon under the gold. side, gap: of a
-    square of the plasmonic array and between two. file: a structure that ASE reads. repeat: fill the field with
+    square of the plasmonic array and between two; disorder: of its sides and places, 1 = gaps from a tenth of `gap`
+    to nearly twice it. file: a structure that ASE reads. repeat: fill the field with
     copies of a file's cell, where it is periodic and rectangular.
     """
 
@@ -34,6 +35,7 @@ class StructureSettings(Settings):
     film: Annotated[float, quantity("nm", ge=0, le=20)] = 2.0
     side: Annotated[float, quantity("nm", ge=2, le=40)] = 10.0
     gap: Annotated[float, quantity("nm", ge=0.5, le=40)] = 4.0
+    disorder: Annotated[float, quantity("", ge=0, le=1)] = 0.0
     file: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     repeat: bool = True
 

@@ -21,6 +21,8 @@ from .limits import Limits
 from .scan import Position
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from .frame import FrameBuffer
 
 Modality = Literal["stem", "stm", "afm", "none"]
@@ -140,6 +142,18 @@ class Simulator(Instrument, Protocol):
 
         Names with a meaning: aberrations, drift (vx, vy) [m/s], dose_map [e/m²], and calibrations: the true value by
         kind of calibration, where what the instrument declares may be off.
+        """
+        ...
+
+
+class Foretelling(Protocol):
+    """A simulator that can tell a spectrum before it is measured: what a report holds a learned map against."""
+
+    def expected_spectra(self, kind: c.SpectrumKind, positions: NDArray[Any]) -> tuple[StreamSpec, NDArray[Any]]:
+        """Return what `acquire_spectrum` would give at places of the specimen as it is now, and changes nothing.
+
+        positions: (N, 2) (x, y) [m]. The spec of a spectrum, and (N, *frame_shape) without noise and without faults.
+        Raises DriverError for a kind that it doesn't measure.
         """
         ...
 

@@ -13,7 +13,7 @@ from .units import quantity
 
 if TYPE_CHECKING:  # the supervisor, which looks at no array, does without numpy
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 Length = Annotated[float, quantity("m", ge=-1.0, le=1.0)]
 Size = Annotated[float, quantity("m", gt=0.0, le=1.0)]
@@ -45,6 +45,16 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         x = self.centre_x + c * offset[..., 0] - s * offset[..., 1]
         y = self.centre_y + s * offset[..., 0] + c * offset[..., 1]
         return np.stack([x, y], axis=-1)
+
+    def holds(self, positions: ArrayLike) -> NDArray[np.bool_]:
+        """Return which of the positions (N, 2) (x, y) [m] are inside, its edge included, (N,)."""
+        import numpy as np
+
+        dx, dy = (np.asarray(positions, np.float64).reshape(-1, 2) - [self.centre_x, self.centre_y]).T
+        c, s = np.cos(self.rotation), np.sin(self.rotation)
+        half = np.array([self.width, self.height]) / 2 * (1 + 1e-9)
+        inside: NDArray[np.bool_] = (np.abs(c * dx + s * dy) <= half[0]) & (np.abs(c * dy - s * dx) <= half[1])
+        return inside
 
     def positions(self, shape: tuple[int, int], scan_index: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """Return the pixel centres (x, y) of `scan_index` (default all) for a map of (ny, nx), (N, 2) [m]."""

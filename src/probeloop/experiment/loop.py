@@ -18,7 +18,6 @@ from ..data.commands import ACQUISITIONS, Command, MoveProbe, Read
 from ..data.control import Accepted, Cause, Cost, Done, Event, Failed, Progress, Remark, Result, StateChange, Trace
 from ..data.driver import InstrumentInfo
 from ..data.errors import DriverError, PlanError, RefusedError
-from ..data.frame import FrameFlag
 from ..data.scan import Position
 from ..data.settings import Settings, convert
 from ..plugin.contract import (
@@ -30,6 +29,7 @@ from ..plugin.contract import (
     Reduce,
     Register,
     Scalarizer,
+    Show,
     Step,
     Submit,
     Ticket,
@@ -37,12 +37,14 @@ from ..plugin.contract import (
 )
 from .budget import Budget
 from .controls import Change, Controls
+from .interest import Interest, Recorded, ScalarizerInput
 from .moves import goal_of, on_grid, way
 from .outputs import note, stands, words
 from .resume import Interrupted, Underway
 from .reward import Rewards
+from .showing import Screen, Showing
 from .steps import Answer, command_of
-from .streams import Frame, Seen, Streams
+from .streams import Seen, Streams
 
 STOP_TOLD = 2.0  # [s] after a command that STOP ended, until the STOP itself is told
 
@@ -60,14 +62,6 @@ class Gate(Protocol):
 
 
 @dataclass(frozen=True)
-class ScalarizerInput:
-    """A scalarizer and the topic whose frames it is given."""
-
-    scalarizer: Scalarizer
-    topic: str
-
-
-@dataclass(frozen=True)
 class Timeouts:
     """How long to wait [s]: for frames and the end of a scan, and for a result beyond the expected duration."""
 
@@ -76,7 +70,7 @@ class Timeouts:
 
 
 class Loop:
-    """Answers steps (plan.Answers). emit: publishes an event."""
+    """Answers steps (plan.Answers). emit: publishes an event. name: the plan's. screen: where its maps go."""
 
     def __init__(
         self,
@@ -95,18 +89,22 @@ class Loop:
         timeouts: Timeouts | None = None,
         interrupted: Interrupted | None = None,
         repeat: bool = False,
+        name: str = "plan",
+        screen: Screen | None = None,
+        recorded: Recorded | None = None,
     ) -> None:
         self._info, self._gate, self._streams = info, gate, streams
         self._controls, self._clock, self._emit = controls, clock, emit
         self.budget = budget or Budget()
         self.rewards = rewards or Rewards()
-        self._scalarizers = dict(scalarizers or {})
+        self.interest = Interest(scalarizers or {}, self.rewards, streams, emit, recorded)
         self._drop_ins = {} if drop_ins is None else drop_ins
         self._approval = approval
         self._timeouts = timeouts or Timeouts()
         self._unused = interrupted.unused if interrupted else ()
         self._submitted = dict(interrupted.submitted) if interrupted else {}
         self._repeat = repeat
+        self._showing = Showing(name, screen, lambda text: emit(Remark(text=text, level="warning")))
         self._made_before: dict[tuple[str, int, int], tuple[Command, Cost]] = {}
         self._made_again: dict[tuple[str, int, int], Result] = {}
         self._start_ns = clock.now_ns()
@@ -132,9 +130,14 @@ class Loop:
             self.budget.change(change.values)
         elif change.kind == "reward":
             self.rewards.change(change.values)
+            self.interest.valued_anew()
+        elif change.kind == "scalarizer":
+            self.interest.change(change.values)
         else:
             drop_in = self._drop_ins[change.target]
             drop_in.parameters = changed_parameters(drop_in.parameters, change.values)
+            if isinstance(drop_in, Scalarizer):
+                self.interest.valued_anew(change.target)
 
     def recall(self, step: Step, answer: Answer, elapsed: float) -> None:
         """Take a recorded step into account, without doing it again."""
@@ -144,6 +147,8 @@ class Loop:
             if isinstance(answer.value, Result):
                 self._made_before[_place(answer.value)] = (command, answer.cost)
             note(self._outputs, command)
+        if isinstance(step, Observe) and answer.error is None:
+            self.interest.recall(step, answer.value)
         self._earlier = elapsed
         self._start_ns = self._clock.now_ns()
 
@@ -163,6 +168,10 @@ class Loop:
                     return Answer(self._observe(step))
                 case Reduce():
                     return Answer(self._reduce(step))
+                case Show():
+                    units, newest = self.interest.units(step.scalarizer), self.interest.newest
+                    time_ns = newest.time_ns if newest is not None else 0
+                    return Answer(self._showing.answer(step, units, self._info.origin, time_ns))
                 case Register():
                     self._gate.register(step.shift, step.sigma, step.peak_ratio)
                     return Answer()
@@ -290,14 +299,16 @@ class Loop:
 
     # data
 
-    def _present(self, result: Result) -> Result:
-        """Return the result, or that of the same measurement done again: its data went with the interrupted run.
+    def _present(self, result: Result, topic: str) -> Result:
+        """Return the result, whose data on `topic` went with the interrupted run: the record has them still.
 
-        Raises PlanError when doing it again costs something and nobody allowed it.
+        Else that of the same measurement done again; raises PlanError when it costs something and nobody allowed it.
         """
         place = _place(result)
         if place in self._made_again or place not in self._made_before:
             return self._made_again.get(place, result)
+        if self._streams.recall(topic, result):
+            return result
         command, cost = self._made_before[place]
         before = Underway(result.first_index, command, cost)
         if not (before.is_free or self._repeat):
@@ -313,21 +324,15 @@ class Loop:
         return self._made_again[place]
 
     def _observe(self, step: Observe) -> tuple[Observation, ...]:
-        if step.scalarizer not in self._scalarizers:
-            known = ", ".join(self._scalarizers) or "none"
-            raise PlanError(f"no scalarizer is called {step.scalarizer!r}", f"the rig has: {known}")
-        used = self._scalarizers[step.scalarizer]
-        topic = used.topic or step.result.topic
-        result = self._present(step.result)
+        topic = self.interest.topic(step)
+        result = self._present(step.result, topic)
         frames, seen = self._streams.frames(topic, result, self._controls.wait_for, self._timeouts.data)
         self._seen[topic] = seen
-        return tuple(
-            self.rewards.applied(_observation(used.scalarizer, frame, topic), result.cost) for frame in frames
-        )
+        return self.interest.observe(step, result, frames)
 
     def _reduce(self, step: Reduce) -> tuple[float, ...]:
         found, seen = self._streams.map(
-            step.topic, self._present(step.result), self._controls.wait_for, self._timeouts.data
+            step.topic, self._present(step.result, step.topic), self._controls.wait_for, self._timeouts.data
         )
         self._seen[step.topic] = seen
         values = step.function(found)
@@ -359,22 +364,3 @@ def _place(result: Result) -> tuple[str, int, int]:
 def changed_parameters(parameters: Settings, values: Mapping[str, Any]) -> Settings:
     """Return the parameters with `values` in place, checked; raises SettingsError."""
     return convert(type(parameters), {**msgspec.to_builtins(parameters), **values})
-
-
-def _observation(scalarizer: Scalarizer, frame: Frame, topic: str) -> Observation:
-    value, sigma, valid = scalarizer.scalarize(frame.data, frame.spec)
-    finite = bool(np.isfinite(value))
-    reason = "not finite" if not finite else "invalid" if not valid else ""
-    if not reason and frame.flags & FrameFlag.REPEAT_VISIT:
-        reason = "repeat"
-    return Observation(
-        position=frame.position,
-        value=float(value) if finite else 0.0,
-        sigma=float(sigma),
-        valid=bool(valid) and finite,
-        topic=topic,
-        generation=frame.generation,
-        index=frame.index,
-        time_ns=frame.time_ns,
-        reason=reason,
-    )

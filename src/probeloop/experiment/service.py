@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ..bus.event import Bell, EventReader
 from ..bus.node import Bus
@@ -26,16 +27,19 @@ from ..data.commands import Pause, Resume, Stop
 from ..data.control import Accepted, Refused, Reply, Request, StateChange
 from ..data.errors import BusError, ProbeloopError, WireError
 from ..plugin.contract import DropIn
+from .changes import set_reward, unusable
 from .controls import Change, Controls
 from .description import PlanForms, offered, schema_of, settings_of, state_of
+from .interest import Recorded
 from .link import BusGate, EventLog, InstrumentLink
 from .loop import changed_parameters
 from .resume import Interrupted, read_interrupted
 from .reward import Rewards
 from .run import RunningPlan
 from .setup import HOLDER, ExperimentConfig, info_from, make_plan, make_rewards, make_scalarizers, small_topics
+from .showing import MapTopics
 from .steps import plain
-from .streams import FrameStore
+from .streams import FrameStore, History
 
 SERVICE = "experiment"
 TICK = 0.25  # [s] longest wait; everything urgent wakes it
@@ -47,9 +51,11 @@ LOST = 3  # signs of life in a row that nobody answered
 class ExperimentService:
     """Requests, events and data of an experiment process; one thread, the one that calls `turn`."""
 
-    def __init__(self, bus: Bus, config: ExperimentConfig) -> None:
+    def __init__(
+        self, bus: Bus, config: ExperimentConfig, recorded: Recorded | None = None, history: History | None = None
+    ) -> None:
         """Make the rig's scalarizers and rewards; raises DropInError, SettingsError or BusError."""
-        self.config = config
+        self.config, self._recorded, self._history = config, recorded, history
         self._bus = bus
         self._clock: Clock = MonotonicClock()
         self._scalarizers = make_scalarizers(config)
@@ -64,12 +70,13 @@ class ExperimentService:
         self._forms = PlanForms(config.folders)
         self._progress: control.Progress | None = None
         self._revisions: dict[str, int] = {}
-        self._interrupted = self._cut_off()
+        self._interrupted = read_interrupted(Path(config.resume), HOLDER) if config.resume else None
         self.ending = False
         self._log = EventLog(bus, self._clock)
         self._reader = EventReader(bus)
         self._server = Server(bus, SERVICE)
         self._instrument = InstrumentLink(bus)
+        self._screen = MapTopics(bus)
         self._bell = Bell(bus, f"{SERVICE}/over")
         self._ringer = Bell(bus, f"{SERVICE}/over")
         self._poller = Poller(bus, self._server, self._reader, self._bell)
@@ -88,6 +95,7 @@ class ExperimentService:
         for body, respond in self._server.receive():
             respond(control.encode(self._answer(body)))
         self._beat()
+        self._screen.refresh()
         if self._run is not None and self._run.ended:
             self._finish(self._run)
 
@@ -152,7 +160,7 @@ class ExperimentService:
             case control.SetBudget():
                 return self._set_budget(request)
             case control.SetReward():
-                return self._set_reward(request)
+                return set_reward(request, self._run, self._rewards, self._scalarizers, self._tell)
             case Stop():
                 if self._run is not None:
                     self._run.controls.end_with("stop", request.reason or "STOP")
@@ -199,6 +207,8 @@ class ExperimentService:
         if request.expect_revision is not None and request.expect_revision != revision:
             return Refused(f"{target!r} is at revision {revision}", "revision", str(revision))
         new = changed_parameters(drop_ins[target].parameters, values)
+        if why := unusable(drop_ins[target], new, self._run):
+            return Refused(why, "parameters", "others that fit these spectra")
         if self._run is not None:
             self._run.controls.change(Change("parameters", target, values))
         else:
@@ -224,19 +234,8 @@ class ExperimentService:
         if self._run is not None:
             self._run.controls.change(Change("budget", "", given))
         else:
-            budget = msgspec.structs.replace(self.config.budget, **given)
-            self.config = msgspec.structs.replace(self.config, budget=budget)
+            self.config = replace(self.config, budget=replace(self.config.budget, **given))
         self._tell("budget", "set", data=given)
-        return Accepted()
-
-    def _set_reward(self, request: control.SetReward) -> Reply:
-        if unknown := self._rewards.unknown(request.weights):
-            return Refused(f"no reward is called {', '.join(unknown)}", "rewards", ", ".join(self._rewards.names))
-        if self._run is not None:
-            self._run.controls.change(Change("reward", "", request.weights))
-        else:
-            self._rewards.change(request.weights)
-        self._tell("reward", "set", data=dict(request.weights))
         return Accepted()
 
     # a run's begin and end
@@ -288,6 +287,8 @@ class ExperimentService:
             approval=self._approval,
             interrupted=interrupted,
             repeat=self._repeat,
+            screen=self._screen,
+            recorded=self._recorded,
         )
         self._interrupted = None
         self._run.start()
@@ -297,7 +298,7 @@ class ExperimentService:
         return [*self.config.inputs, *(each.topic or "spectrum" for each in self._scalarizers.values())]
 
     def _subscribe(self, topics: tuple[str, ...]) -> None:
-        self._store = FrameStore(topics, self._clock, self._changed)
+        self._store = FrameStore(topics, self._clock, self._changed, history=self._history)
         for topic in topics:
             subscriber = Subscriber(self._bus, topic, "lossless", credit=True)
             self._subscribers.append(subscriber)
@@ -334,9 +335,6 @@ class ExperimentService:
             "message": event.reason,
         }
         self._log.emit(event)
-
-    def _cut_off(self) -> Interrupted | None:
-        return read_interrupted(Path(self.config.resume), HOLDER) if self.config.resume else None
 
     def resume_at_start(self) -> None:
         """Take up the run that was cut off, where that is possible without the operator."""
@@ -395,5 +393,5 @@ class ExperimentService:
             self._poller.remove(subscriber)
             subscriber.close()
         self._poller.close()
-        for port in (self._server, self._reader, self._bell, self._ringer, self._instrument, self._log):
+        for port in (self._server, self._reader, self._bell, self._ringer, self._instrument, self._screen, self._log):
             port.close()

@@ -17,13 +17,26 @@ from ..data.commands import COMMANDS, Command
 from ..data.control import Cost, Result
 from ..data.errors import PlanError, ProbeloopError, RefusedError
 from ..data.scan import Position
-from ..plugin.contract import Checkpoint, Observation, Observe, Propose, Reduce, Register, Step, Submit, Ticket, Wait
+from ..plugin.contract import (
+    Checkpoint,
+    Observation,
+    Observe,
+    Propose,
+    Reduce,
+    Register,
+    Show,
+    Step,
+    Submit,
+    Ticket,
+    Wait,
+)
 
 _KINDS: dict[type, str] = {
     Submit: "submit",
     Wait: "wait",
     Observe: "observe",
     Reduce: "reduce",
+    Show: "show",
     Register: "register",
     Propose: "propose",
     Checkpoint: "checkpoint",
@@ -35,6 +48,7 @@ _ANSWERS: dict[str, Any] = {
     "wait": tuple[Result, ...],
     "observe": tuple[Observation, ...],
     "reduce": tuple[float, ...],
+    "show": tuple[str, ...],
     "register": None,
     "propose": tuple[Position, ...],
     "checkpoint": None,
@@ -119,7 +133,7 @@ def _arguments(error: ProbeloopError) -> tuple[str, ...]:
 
 
 def _named(value: Any) -> Any:
-    """Functions of Reduce are told apart by name."""
+    """Functions of Reduce and Show are told apart by name."""
     if callable(value):
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
     if hasattr(value, "item"):  # a numpy number

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,7 +22,8 @@ from ..data.control import Result, Trace
 from ..data.errors import PlanError
 from ..data.frame import BlockFlag, FrameBlock, FrameFlag
 
-KEEP_GENERATIONS = 4
+KEEP_GENERATIONS = 4  # of scans and images
+KEEP_POINTS = 4096  # generations of measurements at a place, which have no map: many may be waited for at once
 KEEP_BYTES = 64 << 20  # of frames a topic
 MAP_BYTES = 256 << 20  # largest map
 Waiting = Callable[[Callable[[], bool], float], bool]
@@ -73,6 +74,22 @@ class Streams(Protocol):
         """Return the valid frames that the result names."""
         ...
 
+    def held(self, topic: str, result: Result) -> list[Frame]:
+        """Return those of them that are held still; none = read the record."""
+        ...
+
+    def recall(self, topic: str, result: Result) -> bool:
+        """Take over from the record what a result of before has on a topic; False where it is not all there."""
+        ...
+
+
+class History(Protocol):
+    """What was recorded of the session that goes on: `record.history.SessionHistory`."""
+
+    def recorded(self, topic: str, generation: int) -> Iterable[FrameBlock]:
+        """Yield what is on disk of a generation of a topic."""
+        ...
+
 
 @dataclass
 class _Scan:
@@ -104,12 +121,14 @@ class FrameStore:
         clock: Clock,
         changed: threading.Condition,
         *,
+        history: History | None = None,
         keep_bytes: int = KEEP_BYTES,
         map_bytes: int = MAP_BYTES,
     ) -> None:
         self._topics = {name: _Topic() for name in topics}
         self._clock = clock
         self._changed = changed
+        self._history = history
         self._keep_bytes = keep_bytes
         self._map_bytes = map_bytes
 
@@ -196,6 +215,37 @@ class FrameStore:
             raise PlanError(f"{topic!r} has no valid frame in {first}-{last} of generation {result.generation}{gone}")
         return found, seen
 
+    def recall(self, topic: str, result: Result) -> bool:
+        """Take over from the record what a result of before has on a topic; False where it is not all there.
+
+        What another topic made of single frames is not told apart in the record, so that is never there.
+        """
+        held = self._topics.get(topic)
+        if self._history is None or held is None or result.generation in held.scans:
+            return False
+        for block in self._history.recorded(topic, result.generation):
+            self.accept(block)
+        with self._changed:
+            scan = held.scans.get(result.generation)
+            if scan is None:
+                return False
+            if scan.index is not None and scan.map is not None:
+                scan.ended = bool((scan.index >= 0).all())
+                whole = scan.ended
+            elif scan.spec.kind == "image":
+                whole = scan.map is not None
+            else:
+                whole = topic == result.topic and len(self._find(held, result, True)[0]) == result.count > 0
+            if not whole:
+                del held.scans[result.generation]
+            return whole
+
+    def held(self, topic: str, result: Result) -> list[Frame]:
+        """Return the valid frames that the result names where they are held still, without waiting."""
+        with self._changed:
+            held = self._topics.get(topic)
+            return [] if held is None else self._find(held, result, topic == result.topic)[0]
+
     def _find(self, held: _Topic, result: Result, own: bool) -> tuple[list[Frame], Seen | None]:
         start = max(result.first_index, result.first_valid_index)
         end = result.first_index + result.count if result.count else np.iinfo(np.int64).max
@@ -235,7 +285,8 @@ class FrameStore:
     def _scan(self, topic: _Topic, block: FrameBlock) -> _Scan:
         if block.generation not in topic.scans:
             topic.scans[block.generation] = self._new_scan(block.spec)
-            while len(topic.scans) > KEEP_GENERATIONS:
+            point = block.spec.kind != "image" and not block.spec.nav
+            while len(topic.scans) > (KEEP_POINTS if point else KEEP_GENERATIONS):
                 topic.scans.popitem(last=False)
         return topic.scans[block.generation]
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from ..data.axes import StreamSpec
 from ..data.calibration import CalibrationSet
-from ..data.commands import Command, SpectrumKind
+from ..data.commands import Command, Scan, SpectrumKind
 from ..data.control import Cause, Cost, Result
 from ..data.driver import InstrumentInfo
 from ..data.frame import FrameBlock
-from ..data.scan import Position
+from ..data.scan import Position, Region
 from ..data.settings import Settings
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -41,7 +41,11 @@ class Context(msgspec.Struct, frozen=True):
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """One measurement, as a policy hears of it; bulk data stay on `topic` at (generation, index)."""
+    """One measurement, as a policy hears of it; bulk data stay on `topic` at (generation, index).
+
+    scalarizer: whose value it is, by its name in the rig. again: it was told before and costs nothing; the operator
+    changed what is interesting, and this is its new value.
+    """
 
     position: Position
     value: float
@@ -52,6 +56,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     index: int = -1
     time_ns: int = 0
     reason: str = ""
+    scalarizer: str = ""
+    again: bool = False
 
 
 class DropIn(ABC):
@@ -151,9 +157,17 @@ class ScanTransform(DropIn):
 
 
 class Scalarizer(DropIn):
-    """A spectrum becomes one number."""
+    """A spectrum becomes one number.
+
+    remembers: its value depends on the spectra before it. Then the host shows it these again, in their order, after
+    `forget`: when a run is resumed, and when it takes the place of another scalarizer.
+    """
 
     units: ClassVar[str] = ""
+    remembers: ClassVar[bool] = False
+
+    def forget(self) -> None:
+        """Begin anew, with no spectrum before."""
 
     @abstractmethod
     def scalarize(self, spectrum: NDArray[Any], spec: StreamSpec) -> tuple[float, float, bool]:
@@ -161,7 +175,12 @@ class Scalarizer(DropIn):
 
 
 class Policy(DropIn):
-    """Where to measure next. Randomness only from `self.rng`, so that a run can be repeated."""
+    """Where to measure next. Randomness only from `self.rng`, so that a run can be repeated.
+
+    pinned: the plan sets it before it asks; candidates outside it are not suggested, and stay free for later.
+    """
+
+    pinned: Region | None = None
 
     def __init__(self, parameters: Settings | None = None, context: Context | None = None) -> None:
         super().__init__(parameters, context)
@@ -176,7 +195,19 @@ class Policy(DropIn):
         """Return up to n candidates to measure next, best first; none = finished."""
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        """Be told what was measured, invalid ones included."""
+        """Be told what was measured, invalid and failed ones included; not what was vetoed or refused.
+
+        One that is told `again` takes the place of the earlier one of the same (topic, generation, index); whenever
+        there are such, all earlier ones are among them.
+        """
+
+    def maps(self) -> dict[str, NDArray[Any]]:
+        """Return what it makes of the candidates by now, (ny, nx) by name, NaN = nothing; {} = it learns no map.
+
+        "prediction" and "uncertainty" (one standard deviation) are in the scalarizer's units. It changes nothing and
+        draws nothing from `self.rng`: a run that is resumed does not ask for the maps it has shown before.
+        """
+        return {}
 
 
 class Reward(DropIn):
@@ -206,7 +237,11 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Observe(msgspec.Struct, frozen=True):
-    """Plan step: get what a scalarizer (its name in the rig) makes of a result, as a tuple of Observation."""
+    """Plan step: get what a scalarizer (its name in the rig) makes of a result, as a tuple of Observation.
+
+    Once the operator changed what is interesting, all that were got before come again behind it, with their new
+    values (`Observation.again`). A policy is told them all; they are no new measurements.
+    """
 
     result: Result
     scalarizer: str
@@ -222,6 +257,20 @@ class Reduce(msgspec.Struct, frozen=True):
     result: Result
     topic: str
     function: Callable[[NDArray[Any]], tuple[float, ...]]
+
+
+class Show(msgspec.Struct, frozen=True):
+    """Plan step: put maps on the topics PLAN.NAME, kind `image`; get the names of those that were, as a tuple.
+
+    scan, result: the overview whose pixels the maps have; they go by its generation. maps: (ny, nx) by name, asked
+    for when the step is answered, and not at all when it is answered from the record. scalarizer: its name in the
+    rig, for the units of "prediction" and "uncertainty". A map of another shape is left out, and that is told.
+    """
+
+    scan: Scan
+    result: Result
+    maps: Callable[[], Mapping[str, NDArray[Any]]]
+    scalarizer: str = ""
 
 
 class Register(msgspec.Struct, frozen=True):
@@ -253,7 +302,7 @@ class Propose(msgspec.Struct, frozen=True):
     positions: tuple[Position, ...]
 
 
-Step = Command | Submit | Wait | Observe | Reduce | Register | Propose | Checkpoint
+Step = Command | Submit | Wait | Observe | Reduce | Show | Register | Propose | Checkpoint
 PlanSteps = Generator[Any, Any, dict[str, Any]]
 
 
@@ -277,11 +326,11 @@ class Plan(DropIn):
     """A deterministic generator of (parameters, seed, answers): no clock, no file, no global.
 
     It yields steps and is sent their answers: a command gives its Result; Submit a Ticket; Wait, Observe, Reduce,
-    Propose tuples; Register, Checkpoint None. It returns a summary (plain data) that must hold "succeeded": bool and
-    "message". A refused command raises RefusedError, a failed one DriverError, at the yield. A plan that is out of
-    budget, aborted or stopped gets a RefusedError whose `limit` is "budget", "abort" or "stop" at its next step: it
-    may catch it to return what it has. After "budget" only what measures nothing is answered, after the others
-    nothing.
+    Show, Propose tuples; Register, Checkpoint None. It returns a summary (plain data) that must hold "succeeded":
+    bool and "message". A refused command raises RefusedError, a failed one DriverError, at the yield. A plan that is
+    out of budget, aborted or stopped gets a RefusedError whose `limit` is "budget", "abort" or "stop" at its next
+    step: it may catch it to return what it has. After "budget" only what measures nothing is answered, after the
+    others nothing.
     """
 
     def inputs(self) -> tuple[str, ...]:
@@ -324,5 +373,6 @@ def input_fault(cls: type[DropIn], topics: Sequence[str]) -> tuple[str, str] | N
 __all__ = [
     "KINDS", "Cause", "Checkpoint", "Context", "DropIn", "FrameTransform", "JoinTransform", "NoParameters",
     "Observation", "Observe", "Outputs", "Plan", "PlanContext", "PlanSteps", "Policy", "Propose", "Reduce",
-    "Register", "Reward", "Scalarizer", "ScanTransform", "Step", "Submit", "Ticket", "Wait", "input_fault", "kind_of",
+    "Register", "Reward", "Scalarizer", "ScanTransform", "Show", "Step", "Submit", "Ticket", "Wait",
+    "input_fault", "kind_of",
 ]  # fmt: skip

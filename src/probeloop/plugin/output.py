@@ -116,6 +116,22 @@ class Columns:
         return cls(block.time_ns[last], np.int64(-1), block.position[last], 0.0, np.uint16(0))
 
 
+def meet_recorder(bus: Bus, publisher: Publisher) -> None:
+    """Let the recorder join a topic that is new to it before its first block; it looks every 50 ms.
+
+    It is known by the credit that it gives: a window may be there first.
+    """
+    beat = Pulse(bus).read("recorder")
+    until = time.monotonic() + _RECORDER_S
+
+    def joined() -> bool:
+        return any(row.owner == "recorder" for row in bus.ledger.rows(CREDIT, publisher.topic))
+
+    if beat is not None and beat[0] < 3.0 and publisher.next_index == 0:
+        while not joined() and time.monotonic() < until:
+            _NEVER.wait(0.005)
+
+
 class Output:
     """Publishes one output of one plug-in instance; one thread."""
 
@@ -126,22 +142,7 @@ class Output:
         self.spec = spec
         self.publisher = Publisher(bus, spec.name, max(one, wanted), source_waits=True)
         if recorded:
-            self._meet_recorder(bus)
-
-    def _meet_recorder(self, bus: Bus) -> None:
-        """Let the recorder join a topic that is new to it before its first block; it looks every 50 ms.
-
-        It is known by the credit that it gives: a window may be there first.
-        """
-        beat = Pulse(bus).read("recorder")
-        until = time.monotonic() + _RECORDER_S
-
-        def joined() -> bool:
-            return any(row.owner == "recorder" for row in bus.ledger.rows(CREDIT, self.spec.name))
-
-        if beat is not None and beat[0] < 3.0 and self.publisher.next_index == 0:
-            while not joined() and time.monotonic() < until:
-                _NEVER.wait(0.005)
+            meet_recorder(bus, self.publisher)
 
     def announce(self, spec: StreamSpec, generation: int) -> None:
         """Say what follows is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ..data.units import display
 from .png import colour, data_url, levels, scale, wheel
 
-WIDTH = 240
+WIDTH, _ROOM = 240, 106  # of a picture, and for its colour bar
+Over = Callable[[float, float], str]
 PHASE = "rad of phase"  # an angle that is no direction: never in mrad
 _INK, _FAINT, _ACCENT = "#1d2430", "#8a93a3", "#c8433a"
 
@@ -34,20 +35,22 @@ def number(value: float, units: str, span: float = 0.0) -> str:
 def picture(
     values: NDArray[Any], title: str, units: str = "", pixel: tuple[float, float] | None = None, name: str = "",
     points: NDArray[np.float64] | None = None, note: str = "", bar: str = "m", turn: float = 0.0,
+    span: tuple[float, float] | None = None, over: Over | None = None,
 ) -> str:  # fmt: skip
     """Return a map (ny, nx) as a figure. pixel: (x, y) [bar], None = no scale bar. points: (N, 2) in pixels.
 
-    name: of the colour scale; "signed" has 0 in its middle. turn: a whole turn of a phase, which is all shown.
+    name: of the colour scale; "signed" has 0 in its middle. turn: a whole turn of a phase, which is all shown. span:
+    lowest and highest value shown, None = by the values. over: draws on top, given how large a pixel is (x, y).
     """
     values = np.asarray(values, np.float64)
     name = name or "viridis"
     if turn:
         values = np.mod(values + turn / 2, turn) - turn / 2
-    low, high = (-turn / 2, turn / 2) if turn else levels(values)
+    low, high = (-turn / 2, turn / 2) if turn else span or levels(values)
     if name == "signed":
         high = max(abs(low), abs(high))
         low = -high
-    return _figure(colour(values, low, high, name), title, pixel, note, bar, (low, high, units, name), points)
+    return _figure(colour(values, low, high, name), title, pixel, note, bar, (low, high, units, name), points, over)
 
 
 def vectors(
@@ -69,7 +72,7 @@ def vectors(
 
 def _figure(
     pixels: NDArray[np.uint8], title: str, pixel: tuple[float, float] | None, note: str, bar: str,
-    scale_of: tuple[float, float, str, str] | None, points: NDArray[np.float64] | None,
+    scale_of: tuple[float, float, str, str] | None, points: NDArray[np.float64] | None, over: Over | None = None,
 ) -> str:  # fmt: skip
     ny, nx = pixels.shape[:2]
     aspect = ny / nx if pixel is None else ny * pixel[1] / (nx * pixel[0])
@@ -85,12 +88,17 @@ def _figure(
             body.append(
                 f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3" fill="none" stroke="#fff" stroke-width="1.4"/>'
             )
+    if over is not None:
+        body.append(over(width / nx, height / ny))
     if pixel is not None:
         body.append(_scale_bar(nx * pixel[0], width, height, bar))
     body.append(_wheel(width + 12) if scale_of is None else _colour_bar(width + 12, height, *scale_of))
     shown = html.escape(title) + (f"<small>{html.escape(note)}</small>" if note else "")
+    whole = width + _ROOM
+    if scale_of is not None:  # numbers with a long unit
+        whole = max(whole, width + 36 + round(6.2 * max(len(number(v, scale_of[2])) for v in scale_of[:2])))
     return (
-        f'<figure><svg viewBox="0 0 {width + 106} {height + 2}" width="{width + 106}" height="{height + 2}" '
+        f'<figure><svg viewBox="0 0 {whole} {height + 2}" width="{whole}" height="{height + 2}" '
         f'role="img" aria-label="{html.escape(title)}">{"".join(body)}</svg><figcaption>{shown}</figcaption></figure>'
     )
 

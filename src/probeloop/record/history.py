@@ -30,6 +30,16 @@ class SessionHistory:
         scan = self._scan(topic, generation, cells)
         return None if scan is None else (scan.column("index").ravel(), scan.column("time_ns").ravel())
 
+    def recorded(self, topic: str, generation: int) -> Iterator[FrameBlock]:
+        """Yield what is on disk of a generation of a topic, scan or points; nothing where it can't be read."""
+        try:
+            session = Session(self._folder)
+            scans = [t for t in session.topics() if t.topic == topic and t.is_scan]
+            if not scans or any(t.generation == generation for t in scans):
+                yield from session.blocks(topic, generation)
+        except RecordError:
+            return
+
     def _scan(self, topic: str, generation: int, cells: int) -> RecordedTopic | None:
         try:
             found = Session(self._folder).topic(topic, generation)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data.errors import ProbeloopError, RecordError
 from ..data.units import display
+from .learned import Learned, learned_figures
 from .reader import RecordedTopic, Session
 from .sights import figures_of, origin_of
 from .tally import Tally
@@ -68,7 +69,7 @@ def write_report(session_dir: Path) -> Path:
     summary = _json(session_dir / "summary.json")
     parts = [
         _head(session_dir, session, tally, topics, summary),
-        *figures_of(topics, tally.observed),
+        *_learned(session_dir, topics, tally),
         _commands(tally),
         latency_section(tally),
         _losses(tally, topics),
@@ -136,6 +137,18 @@ def _plan_words(state: str, reason: str, data: Any) -> str:
     name = str(data.get("plan", "plan")) if isinstance(data, dict) else "plan"
     message = str(data.get("message", "")) if isinstance(data, dict) else ""
     return f"{name}: {state}" + (f" ({reason or message})" if reason or message else "")
+
+
+def _learned(folder: Path, topics: list[RecordedTopic], tally: Tally) -> list[str]:
+    """Return what a plan has learned, and the pictures of all else."""
+    learned = Learned.of(tally.plans)
+    if learned is None:
+        return figures_of(topics, tally.observed)
+    figures = learned_figures(learned, topics, tally.observed.get(learned.scalarizer, ()), folder)
+    own = set(learned.topics.values())
+    rest = figures_of([each for each in topics if each.topic not in own], tally.observed)
+    title = f"Learned by {html.escape(learned.plan)}: {html.escape(learned.scalarizer.replace('_', ' '))}"
+    return [f'<h2>{title}</h2><div class="figures">{"".join(figures)}</div>', *rest] if figures else rest
 
 
 def _commands(tally: Tally) -> str:

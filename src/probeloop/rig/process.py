@@ -18,7 +18,17 @@ from ..plugin.instance import PluginInstance
 from .schema import Rig
 
 Role = Literal[
-    "check", "truth", "instrument", "guard", "recorder", "experiment", "plugins", "relay", "window", "stop_window"
+    "check",
+    "truth",
+    "learned",
+    "instrument",
+    "guard",
+    "recorder",
+    "experiment",
+    "plugins",
+    "relay",
+    "window",
+    "stop_window",
 ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from .schema import Rig
 
 _PATIENCE_S = 60.0
+_BEAT_S = 0.5
 
 
 def check(config: ProcessConfig, stop: threading.Event) -> int:
@@ -54,6 +57,13 @@ def truth(config: ProcessConfig, stop: threading.Event) -> None:
     folder = Path(config.session, "truth")
     folder.mkdir(exist_ok=True)
     (folder / "calibrations.json").write_bytes(msgspec.json.encode(told))
+
+
+def learned(config: ProcessConfig, stop: threading.Event) -> None:
+    """Write what a simulator says of the map that a plan has learned into SESSION/truth."""
+    from .learned import write_learned_truth
+
+    write_learned_truth(Path(config.session), config.rig)
 
 
 def instrument(config: ProcessConfig, stop: threading.Event) -> None:
@@ -152,37 +162,69 @@ def _warm_up(config: ProcessConfig) -> None:
 _EVENTS_ON_DISK_S = 1.0  # the recorder writes events every 0.5 s
 
 
-def _wait_for_record(bus: Bus, stop: threading.Event) -> bool:
+def _wait_for_record(bus: Bus, stop: threading.Event, keep_control: Callable[[], None]) -> bool:
     """Give a living recorder the time to write what was said last; False = the run ends.
 
     Raises RecordError when none comes: a plan that is taken up from half a record would spend dose twice.
     """
     from ..bus.heartbeat import Pulse
 
-    pulse = Pulse(bus)
+    pulse, written = Pulse(bus), 0.0
     for _ in range(int(_PATIENCE_S / 0.1)):
+        keep_control()
         beat = pulse.read("recorder")
-        if beat is not None and beat[0] < _EVENTS_ON_DISK_S / 2:
-            return not stop.wait(_EVENTS_ON_DISK_S)
+        written = written + 0.1 if written or (beat is not None and beat[0] < _EVENTS_ON_DISK_S / 2) else 0.0
+        if written > _EVENTS_ON_DISK_S:
+            return True
         if stop.wait(0.1):
             return False
     raise RecordError("the plan that was cut off is not taken up: no recorder runs", "see log/recorder.log")
 
 
+def _lease_of(bus: Bus) -> Callable[[], None]:
+    """Return what gives a sign of life for the lease that this process held before it died, if it holds it still.
+
+    Until the plan is taken up nobody else does, and the gate makes the instrument safe after 3 s of silence.
+    """
+    from ..data.control import Describe, Description, Heartbeat, decode_reply, encode
+
+    next_s = 0.0
+
+    def beat() -> None:
+        nonlocal next_s
+        if time.monotonic() < next_s:
+            return
+        next_s = time.monotonic() + _BEAT_S
+        with contextlib.suppress(BusError), contextlib.closing(Client(bus, "instrument")) as client:
+            told = decode_reply(client.call(encode(Describe()), 1.0))
+            if isinstance(told, Description) and told.state.get("holder") == bus.process:
+                client.call(encode(Heartbeat(bus.process, int(told.state.get("epoch", 0)))), 1.0)
+
+    return beat
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
 def experiment(config: ProcessConfig, stop: threading.Event) -> None:
     """Run plans; one that died takes up the plan where it was, from the session's events."""
-    from ..experiment.process import run_experiment
-    from .drop_ins import faults_of_experiment
-
-    problems = faults_of_experiment(config.rig)
-    if problems:
-        raise SettingsError(problems, f"mend {config.rig.source}")
     with Bus(config.rig.name, config.name) as bus:
-        made = _experiment(config.rig)
-        events = Path(config.session, "events.jsonl")
-        if config.again and events.exists() and _wait_for_record(bus, stop):
-            made = msgspec.structs.replace(made, resume=str(events))
-        run_experiment(bus, made, stop=stop)
+        keep_control = _lease_of(bus) if config.again else _nothing
+        keep_control()  # to load what is needed takes a second, more on a busy machine
+        from ..experiment.process import run_experiment
+        from ..record.history import SessionHistory
+        from .drop_ins import faults_of_experiment
+        from .recorded import recorded_frames
+
+        keep_control()
+        problems = faults_of_experiment(config.rig)
+        if problems:
+            raise SettingsError(problems, f"mend {config.rig.source}")
+        made, folder = experiment_config(config.rig), Path(config.session)
+        if config.again and (folder / "events.jsonl").exists() and _wait_for_record(bus, stop, keep_control):
+            made = msgspec.structs.replace(made, resume=str(folder / "events.jsonl"))
+        run_experiment(bus, made, stop=stop, recorded=recorded_frames(folder), history=SessionHistory(folder))
 
 
 def recorder(config: ProcessConfig, stop: threading.Event) -> None:
@@ -274,7 +316,7 @@ def _instrument_state(bus: Bus, stop: threading.Event) -> dict[str, Any]:
     raise DriverError(f"the instrument does not answer since {_PATIENCE_S:g} s", "see log/instrument.log")
 
 
-def _experiment(rig: Rig) -> ExperimentConfig:
+def experiment_config(rig: Rig) -> ExperimentConfig:
     """Return how the experiment's process is set up: scalarizers and rewards live there, not in plug-in processes."""
     from .. import discover
     from ..experiment.budget import Allowance
@@ -293,6 +335,6 @@ def _experiment(rig: Rig) -> ExperimentConfig:
         rewards=rewards,
         spectra=rig.spectra,
         folders=rig.folders,
-        budget=msgspec.convert(rig.budget, Allowance),
+        budget=msgspec.convert({k: int(v) if k == "count" else v for k, v in rig.budget.items()}, Allowance),
         approval=rig.approval,
     )

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -39,6 +40,7 @@ from .supervisor import Child, RigLock, Supervisor, told
 
 _READY_S = 60.0
 _TICK_S = 0.25
+_TRUTH_S = 120.0
 
 
 def no_room(folder: Path, error: OSError) -> ProbeloopError:
@@ -356,7 +358,21 @@ class Session:
             self.summary.problems.append(str(error))
             return {}
 
+    def _tell_truth(self) -> None:
+        """Let a simulator say what a plan could have learned, in a process of its own: the report shows it beside."""
+        if not any(plan.get("learned") for plan in self.summary.plans):
+            return
+        child = self._supervisor.start("learned", "learned", restart=False)
+        assert child.popen is not None
+        try:
+            if child.popen.wait(_TRUTH_S):
+                self.summary.problems.append(self._supervisor.error_of(child))
+        except subprocess.TimeoutExpired:
+            self.summary.problems.append(f"what the map could have been was not told within {_TRUTH_S:g} s")
+        self._supervisor.stop("learned")
+
     def _finish(self, ready_s: float, published: dict[str, int]) -> dict[str, Any]:
+        self._tell_truth()
         summary = self.summary.as_dict()
         summary |= {
             "rig": self.rig.name,

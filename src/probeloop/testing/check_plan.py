@@ -38,6 +38,7 @@ from ..plugin.contract import (
     Propose,
     Reduce,
     Register,
+    Show,
     Submit,
     Ticket,
     Wait,
@@ -84,6 +85,8 @@ class Pretended:
                 return tuple(float(v) for v in np.atleast_1d(np.asarray(step.function(_map(step.result)), float)))
             case Propose():
                 return step.positions
+            case Show():
+                return tuple(step.maps())
             case Register() | Checkpoint():
                 return None
         raise ContractError(f"it yields {step!r:.80}, which is no step", "yield commands, or steps of probeloop.api")
