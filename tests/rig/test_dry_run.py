@@ -71,7 +71,7 @@ def test_a_budget_and_a_limit_are_the_first_refusal_with_what_is_allowed() -> No
 
 
 def test_a_plan_sees_the_plug_ins_it_reads() -> None:
-    seen = spm(EXPLORE % ', images = ["flat.height", "pfm.phase"]')["plans"][0]
+    seen = spm(EXPLORE % ', images = ["flat.flat", "pfm.phase"]')["plans"][0]
     assert (seen["state"], seen["message"].split(",")[0]) == ("finished", "12 of 12 spectra")
     assert not seen["plugins_refused"]
 
