@@ -175,6 +175,7 @@ from .data.units import (
     to_si as to_si,
 )
 from .discover import (
+    load_scalarizer as load_scalarizer,
     load_simulator as load_simulator,
 )
 from .plugin.contract import (
