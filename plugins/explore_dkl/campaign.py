@@ -12,7 +12,8 @@ from typing import Any
 
 from probeloop.api import Problem, SettingsError, SourceError
 
-from .benchmark import MEASURED, POLICIES, compare, step_cpu
+from .benchmark import MEASURED, POLICIES, compare
+from .cost import step_cpu_s
 from .library import torch_library
 from .real import compare_real, described
 from .replay import PROPERTIES
@@ -92,7 +93,8 @@ def _by_policy(runs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, dict[str,
         figures: dict[str, Any] = {NAMES.get(m, m): spread([e[m] for e in each]) for m in METRICS}
         figures = {name: value for name, value in figures.items() if value["n"]}
         made[policy] = {
-            **figures, "claimed": sum(e["claimed"] for e in each), "runs": len(each),
+            **figures, "claimed": sum(e["claimed"] for e in each),
+            "foretold": sum(e["foretold"] for e in each), "runs": len(each),
             "invalid": spread([e["invalid"] for e in each]), "cpu_s": spread([e["cpu_s"] for e in each]),
         }  # fmt: skip
     return made
@@ -135,7 +137,7 @@ def _job(job: tuple[Any, ...]) -> Any:
             return compare_real(name, seed, REAL)
         except SourceError as error:
             return {"skipped": str(error)}
-    return step_cpu(seed=seed)
+    return step_cpu_s(seed=seed)
 
 
 def _all(jobs: Sequence[tuple[Any, ...]], workers: int) -> dict[tuple[Any, ...], Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .benchmark import MEASURED, SEEDS, STEPS, run
 from .replay import FILE, PROPERTIES, Measured, ReplayVisit, measured, shown
-from .scores import EVIDENCE, paired, spread, top_cells
+from .scores import paired, spread, top_cells
 
 
 @lru_cache(maxsize=1)
@@ -36,7 +36,7 @@ def compare_real(name: str, seed: int, policies: Sequence[str], file: str = FILE
         hits = sum(bool(best[cell]) for cell in good)
         made["policies"][policy] = {
             "x_random": hits / (len(found.cells) * float(best.mean())), "hits": hits,
-            "invalid": len(found.valid) - sum(found.valid), "claimed": found.chance < EVIDENCE,
+            "invalid": len(found.valid) - sum(found.valid), "claimed": found.claimed,
             "rank_correlation": found.rank_correlation,
         }  # fmt: skip
     return made
