@@ -19,6 +19,7 @@ Map = NDArray[np.float64]
 
 SIDE = 64  # candidates a side
 CONTACT = 10e-9  # standard deviation of what the tip averages over [m]
+SMOOTH = 20e-9  # of walls, before their direction and bend are taken [m]
 _DWELL = 1e-3  # of the overview [s]
 _DOT_BIAS, _DOT_TIME = 10.2, 1e-3  # writes a dot of some 21 nm radius [V], [s]
 _CLEAR = 32e-9  # of a dot's centre from any wall [m]
@@ -70,13 +71,13 @@ def film(seed: int, domains: str = "random_field", domain_size: float = 150.0, d
     finally:
         spm.close()
     cell, edge, up = truth["cell"], truth["edge"], truth["up"]
-    distance, sense = _walls(up, cell)
+    distance, sense, curvature = _walls(up, cell)
     dotted = np.zeros(up.shape)
     y, x = (np.mgrid[0 : len(up), 0 : len(up)] + 0.5) * cell + edge
     for dx, dy, sign in written:
         dotted[(np.hypot(x - dx, y - dy) < 1.5 * CONTACT + 2.5e-8) & (up == sign)] = 1.0
     return Film(
-        image, region.positions((SIDE, SIDE)), (x1 - x0) / SIDE, distance, sense, truth["curvature"], dotted, cell,
+        image, region.positions((SIDE, SIDE)), (x1 - x0) / SIDE, distance, sense, curvature, dotted, cell,
         edge,
     )  # fmt: skip
 
@@ -120,15 +121,18 @@ def _write(spm: Any, number: int, rng: np.random.Generator) -> list[tuple[float,
     return made
 
 
-def _walls(up: NDArray[np.int8], cell: float) -> tuple[Map, Map]:
-    """Return the distance [m] from the nearest 180 degree wall, and the x component of that wall's normal."""
+def _walls(up: NDArray[np.int8], cell: float) -> tuple[Map, Map, Map]:
+    """Return of the nearest 180 degree wall: distance [m], x component of its normal, and curvature [1/m].
+
+    curvature: positive inside the bend. It and the normal are those of the wall as the image can show it, smoothed.
+    """
     edges = np.zeros(up.shape, bool)
     edges[1:] |= up[1:] != up[:-1]
     edges[:, 1:] |= up[:, 1:] != up[:, :-1]
-    smooth = ndimage.gaussian_filter(up.astype(np.float64), 12e-9 / cell, mode="nearest")
-    gy, gx = np.gradient(smooth)
-    normal = gx / (np.hypot(gx, gy) + 1e-9)
     if not edges.any():
-        return np.full(up.shape, np.inf), np.zeros(up.shape)
+        return np.full(up.shape, np.inf), np.zeros(up.shape), np.zeros(up.shape)
     distance, (iy, ix) = ndimage.distance_transform_edt(~edges, return_indices=True)
-    return distance * cell, normal[iy, ix]
+    gy, gx = np.gradient(ndimage.gaussian_filter(up.astype(np.float64), SMOOTH / cell, mode="nearest"))
+    size = np.hypot(gx, gy) + 1e-6
+    bend = np.gradient(gy / size, axis=0) + np.gradient(gx / size, axis=1)
+    return distance * cell, (gx / size)[iy, ix], -bend[iy, ix] * up / cell
