@@ -133,7 +133,7 @@ class Kernels:
         z = self.features(x)
         n = y.shape[1]
         factor = cholesky(self.covariance(z, z) + torch.diag_embed(self.noises(sigma)))
-        left = (y[:, :, None] - self.mean)
+        left = y[:, :, None] - self.mean
         solved = torch.linalg.solve_triangular(factor, left, upper=False)
         fit = 0.5 * (solved**2).sum(dim=(1, 2)) + torch.log(factor.diagonal(dim1=1, dim2=2)).sum(1)
         return fit + 0.5 * n * math.log(2 * math.pi) + self._prior()
@@ -232,5 +232,3 @@ def _raw(logs: Any, bounds: tuple[float, float]) -> Any:
     """Return the numbers whose bounded form has these logarithms."""
     low, high = math.log(bounds[0]), math.log(bounds[1])
     return ((logs - low) / (high - low)).logit()
-
-

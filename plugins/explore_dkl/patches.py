@@ -120,7 +120,7 @@ def features(images: Mapping[str, NDArray[Any]], shape: tuple[int, int], size: i
             image,
             mean,
             np.sqrt(np.maximum(square - mean**2, 0.0)),
-            np.sqrt(ndimage.uniform_filter(gy**2 + gx**2, size, mode="mirror")),
+            np.sqrt(np.maximum(ndimage.uniform_filter(gy**2 + gx**2, size, mode="mirror"), 0.0)),
             ndimage.laplace(smooth, mode="mirror"),
             ndimage.minimum_filter(image, size, mode="mirror"),
             ndimage.maximum_filter(image, size, mode="mirror"),

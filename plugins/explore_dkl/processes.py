@@ -103,12 +103,15 @@ class GaussianProcess:
         with pinned(self._threads) as torch:
             waves = waves / k.length_scales()[j].numpy().reshape(q, 1)
             prior, here = (
-                strength * torch.cos(z[j] @ torch.from_numpy(waves) + torch.from_numpy(phase))
+                strength
+                * torch.cos(z[j] @ torch.from_numpy(waves) + torch.from_numpy(phase))
                 @ torch.from_numpy(weights)
                 for z in (seen["z"], self._z)
             )
             deviations = np.sqrt(k.noises(self._sigma)[j].numpy())
-            off = self._y[j] - k.mean[j, 0, 0] - here - torch.from_numpy(deviations * rng.normal(size=len(deviations)))
+            off = (
+                self._y[j] - k.mean[j, 0, 0] - here - torch.from_numpy(deviations * rng.normal(size=len(deviations)))
+            )
             solved = torch.cholesky_solve(off[:, None], self._factor[j])
             drawn = k.mean[j, 0, 0] + prior + (seen["cross"][j].mT @ solved)[:, 0]
         middle = seen["mean"].mean(0)
@@ -271,7 +274,6 @@ def without_features(y: Rows, parts: Any) -> Rows:
 def diagonal(values: Any) -> Any:
     """Return matrices (m, n, n) with these values (m, n) on their diagonals."""
     return values.diag_embed()
-
 
 
 class DeepKernel(GaussianProcess):

@@ -100,7 +100,9 @@ def test_a_single_hit_among_equal_values_is_seen_and_constant_values_are_called_
 
 
 @pytest.mark.parametrize(("mean", "sigma", "best"), [(0.3, 1.0, 0.0), (-2.0, 0.5, 0.1), (1.0, 0.01, 0.0)])
-def test_expected_improvement_is_the_integral_over_what_exceeds_the_best(mean: float, sigma: float, best: float) -> None:
+def test_expected_improvement_is_the_integral_over_what_exceeds_the_best(
+    mean: float, sigma: float, best: float
+) -> None:
     wanted, _ = integrate.quad(lambda f: (f - best) * stats.norm.pdf(f, mean, sigma), best, mean + 12 * sigma)
     (made,) = acquisition.log_expected_improvement(np.array([mean]), np.array([sigma]), best)
     assert made == pytest.approx(math.log(wanted), abs=1e-6)
@@ -149,7 +151,10 @@ def test_class_balanced_seeds_reach_a_rare_kind_of_place() -> None:
     latent = RNG.normal(0, 0.1, (2000, 3))
     latent[1000:1010] += 4.0
     hits = [
-        any(1000 <= cell < 1010 for cell in seeds.class_balanced(4, latent, np.ones(2000, bool), np.random.default_rng(s)))
+        any(
+            1000 <= cell < 1010
+            for cell in seeds.class_balanced(4, latent, np.ones(2000, bool), np.random.default_rng(s))
+        )
         for s in range(10)
     ]
     assert sum(hits) == 10

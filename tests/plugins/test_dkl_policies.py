@@ -64,7 +64,9 @@ def test_it_finds_the_best_places_many_times_as_often_as_chance(policy: type[Pol
     assert made.link.seen
 
 
-@pytest.mark.parametrize("name", ["expected_improvement", "upper_confidence_bound", "maximum_uncertainty", "thompson"])
+@pytest.mark.parametrize(
+    "name", ["expected_improvement", "upper_confidence_bound", "maximum_uncertainty", "thompson"]
+)
 def test_every_acquisition_goes_on_in_batches_with_measurements_pending(name: str) -> None:
     made = begun(PcaGp, acquisition=name)
     play(made, 12)
@@ -84,7 +86,10 @@ def test_a_batch_is_spread_where_single_steps_would_crowd() -> None:
     play(made, 14)
     waiting = made.suggest(4)
     worst = made.maps()["uncertainty"].ravel()[[cell(place) for place in waiting]]
-    assert worst[0] == np.where(made._allowed & ~np.isin(np.arange(676), made._cells.cells), made._maps["uncertainty"], 0).max()
+    assert (
+        worst[0]
+        == np.where(made._allowed & ~np.isin(np.arange(676), made._cells.cells), made._maps["uncertainty"], 0).max()
+    )
     assert spread(waiting) > 1.5
 
 

@@ -200,7 +200,9 @@ def test_an_update_is_as_good_as_a_fit_and_much_cheaper() -> None:
     assert updated < 0.6 * whole
 
 
-def test_a_fit_that_diverges_or_is_singular_says_so_and_predicts_nothing_wild(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_that_diverges_or_is_singular_says_so_and_predicts_nothing_wild(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from probeloop.plugins.explore_dkl import gaussian, processes
 
     for error in (gaussian.Diverged("the loss is nan at step 3"), gaussian.Singular("the covariance is singular")):
