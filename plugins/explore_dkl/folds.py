@@ -31,7 +31,7 @@ class Folds(msgspec.Struct, frozen=True):
 
 
 def split(n: int, members: int) -> Folds:
-    """Deal n observations out to `members` in turn; the first measured one goes to the first member.
+    """Deal n observations out to `members` in turn: each is held out by one of them, by two where there are 5 or more.
 
     >>> split(5, 2).held
     (array([0, 2, 4]), array([1, 3]))
@@ -42,7 +42,8 @@ def split(n: int, members: int) -> Folds:
     every = np.arange(n)
     if members == 1 or n < 2 * members:
         return Folds(n, members, tuple(every[i : i + 1] for i in range(n)) if members == 1 else (), None)
-    held = tuple(every[j::members] for j in range(members))
+    apart = 2 if members >= 5 else 1
+    held = tuple(every[(every - j) % members < apart] for j in range(members))
     least = n - max(map(len, held))
     rest = np.stack([np.setdiff1d(every, each)[:least] for each in held])
     return Folds(n, members, held, rest)

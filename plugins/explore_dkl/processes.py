@@ -17,7 +17,7 @@ from .target import Target
 
 Rows = NDArray[np.float64]
 LEAST = 3  # observations that a fit needs
-MOST = 160  # observations that a member is trained on; it predicts from all
+MOST = 96  # observations that a member is trained on; it predicts from all
 _CHUNK = 1024  # candidates at a time
 _WAVES = 512  # of a random draw
 _FIRST = 8  # features in which candidates are like observations
@@ -235,11 +235,10 @@ class GaussianProcess:
             return mean.numpy(), (1 / inverse).numpy()
 
     def _others(self) -> tuple[Rows, Rows]:
-        """Return mean and variance of each observation by the member that has never seen it."""
-        mean, variance = np.full(self._y.shape[1], np.nan), np.full(self._y.shape[1], np.nan)
-        k, rows = self._kernels, self._parts.rest
+        """Return mean and variance of each observation by the members that have never seen it."""
+        n, k, rows = self._y.shape[1], self._kernels, self._parts.rest
         if rows is None or k is None:
-            return mean, variance
+            return np.full(n, np.nan), np.full(n, np.nan)
         with pinned(self._threads) as torch:
             z, y, noise = (self._of(each, rows) for each in (self._z, self._y, k.noises(self._sigma)))
             factor = cholesky(k.covariance(z, z) + diagonal(noise))
@@ -248,9 +247,12 @@ class GaussianProcess:
             v = torch.linalg.solve_triangular(factor, cross, upper=False)
             means = (k.mean + torch.bmm(cross.mT, alpha))[:, :, 0].numpy()
             variances = (k.variance() - (v * v).sum(1)).clamp_min(1e-10) + k.noises(self._sigma)
+        unseen = np.zeros(means.shape)
         for j, held in enumerate(self._parts.held):
-            mean[held], variance[held] = means[j, held], variances[j, held].numpy()
-        return mean, variance
+            unseen[j, held] = 1.0
+        unseen /= unseen.sum(axis=0)
+        mean: Rows = (unseen * means).sum(axis=0)
+        return mean, (unseen * (variances.numpy() + (means - mean) ** 2)).sum(axis=0)
 
 
 def weighted_quantile(values: Rows, weights: Rows, level: float) -> float:
