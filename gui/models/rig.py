@@ -108,6 +108,8 @@ class Rig:
     plans: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     plan: PlanState = PlanState()
     plan_values: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    scalarizers: tuple[str, ...] = ()
+    scalarizer: str = ""
     recording: bool | None = None
     session: str = ""
     roles: dict[str, str] = field(default_factory=dict)
@@ -226,6 +228,8 @@ class Rig:
             self.plans = {name: schemas.get(name, {}) for name in names}
         elif schemas and "properties" not in schemas:
             self.plans = {name: each for name, each in schemas.items() if isinstance(each, Mapping)}
+        self.scalarizers = tuple(map(str, _table(state, "scalarizers"))) or self.scalarizers
+        self.scalarizer = str(state.get("scalarizer") or self.scalarizer)
         found = str(state.get("state", ""))
         if not found:
             return
@@ -315,10 +319,18 @@ class Rig:
     def _observed(self, event: Any) -> None:
         """Keep where a plan measured, and the value; None where the measurement is invalid."""
         answers = event.value.get("value") if event.kind == "observe" and isinstance(event.value, Mapping) else None
+        again: dict[tuple[float, ...], float | None] = {}
         for each in answers if isinstance(answers, list | tuple) else ():
             if isinstance(each, Mapping) and len(each.get("position", ())) == 2:
                 value = _number(each.get("value"), None) if each.get("valid", True) else None
-                self.points = [*self.points[1 - _POINTS :], (*map(float, each["position"]), value)]  # type: ignore[list-item]
+                place = tuple(map(float, each["position"]))
+                self.scalarizer = str(each.get("scalarizer") or self.scalarizer)
+                if each.get("again"):
+                    again[place] = value
+                else:
+                    self.points = [*self.points[1 - _POINTS :], (place[0], place[1], value)]
+        if again:
+            self.points = [(x, y, again.get((x, y), value)) for x, y, value in self.points]
 
     def _changed(self, event: Any) -> None:
         target, state, data = event.target.removeprefix("plugin."), event.state, event.data
@@ -329,6 +341,8 @@ class Rig:
             self._found_by(name, data)
             if state == "running" and "parameters" in data and not data.get("resumed"):
                 self.points = []
+        elif target == "scalarizer":
+            self.scalarizer = str(data.get("scalarizer", self.scalarizer))
         elif target in ("gate", "instrument"):
             self._gate(state, event.reason, data)
         elif target == "lease":

@@ -27,6 +27,7 @@ from probeloop.api import (
     Resume,
     Run,
     SetParameters,
+    SetReward,
     StartRecording,
     StopRecording,
     TakeControl,
@@ -162,6 +163,10 @@ class Station:
     def abort(self) -> None:
         """End the plan in order."""
         self.asker.ask(self.rig.process_of("experiment"), Abort("ended by the operator"))
+
+    def set_scalarizer(self, name: str) -> None:
+        """Let another scalarizer of the rig say what is interesting; what was measured is valued anew."""
+        self.asker.ask(self.rig.process_of("experiment"), SetReward(scalarizer=name))
 
     def record(self, on: bool) -> None:
         """Start or stop the record."""

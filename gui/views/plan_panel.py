@@ -51,6 +51,13 @@ class PlanPanel(QWidget):
         self.progress.setRange(0, 1000)
         self.progress.setAccessibleName("Progress of the plan")
         self.progress.setFormat("%p %")
+        self.scalarizer = QComboBox()
+        self.scalarizer.setAccessibleName("What is interesting")
+        self.scalarizer.setToolTip(
+            "What a spectrum is worth; all measured so far are valued anew, and the record says so"
+        )
+        self.interest = QLabel("&interesting:")
+        self.interest.setBuddy(self.scalarizer)
         self.state = QLabel("no plan ran yet")
         self.state.setWordWrap(True)
         self.lease = QLabel()
@@ -70,6 +77,9 @@ class PlanPanel(QWidget):
         self._scroll.setWidgetResizable(True)
         self._scroll.setFrameShape(QFrame.Shape.NoFrame)
         self._scroll.setWidget(self.form)
+        interest = QHBoxLayout()
+        interest.addWidget(self.interest)
+        interest.addWidget(self.scalarizer, 1)
         bottom = QGridLayout()
         bottom.addWidget(self.lease, 0, 0)
         bottom.addWidget(self.take, 0, 1)
@@ -81,6 +91,7 @@ class PlanPanel(QWidget):
         column.addLayout(top)
         column.addLayout(buttons)
         column.addWidget(self.progress)
+        column.addLayout(interest)
         column.addWidget(self.state)
         column.addWidget(self._scroll, 1)
         column.addLayout(bottom)
@@ -93,6 +104,7 @@ class PlanPanel(QWidget):
         self.abort.clicked.connect(station.abort)
         self.take.clicked.connect(self._take)
         self.record.clicked.connect(self.toggle_record)
+        self.scalarizer.activated.connect(lambda _: station.set_scalarizer(self.scalarizer.currentText()))
         self.refresh()
 
     def _choose(self, name: str) -> None:
@@ -166,6 +178,7 @@ class PlanPanel(QWidget):
         self.pause.setEnabled(plan.running and not paused)
         self.resume.setEnabled(paused)
         self.abort.setEnabled(plan.running)
+        self._show_scalarizers(plan.running)
         share, scan = self._station.progress()
         self.progress.setValue(round(1000 * min(1.0, max(0.0, share))) if plan.running else 0)
         self.progress.setFormat(f"{share:.0%}" + (" of this scan" if scan else "") if plan.running else "–")
@@ -173,6 +186,18 @@ class PlanPanel(QWidget):
         self.lease.setText(f"control: {rig.holder or 'nobody'}")
         self.take.setText("Release" if self._station.in_control else "Take control")
         self.record.setText("Stop recording" if rig.recording else "Record")
+
+    def _show_scalarizers(self, running: bool) -> None:
+        """Show which scalarizer counts; a rig with one, or without a running plan, has nothing to choose."""
+        rig = self._station.rig
+        names = list(rig.scalarizers)
+        if [self.scalarizer.itemText(i) for i in range(self.scalarizer.count())] != names:
+            self.scalarizer.clear()
+            self.scalarizer.addItems(names)
+        if not self.scalarizer.view().isVisible():
+            self.scalarizer.setCurrentIndex(names.index(rig.scalarizer) if rig.scalarizer in names else -1)
+        for each in (self.interest, self.scalarizer):
+            each.setVisible(running and len(names) > 1)
 
 
 def words(plan: PlanState) -> str:

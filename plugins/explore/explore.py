@@ -150,12 +150,21 @@ class _Log:
         self.measured = self.invalid = 0
         self.best: Observation | None = None
         self._cells: set[int] = set()
+        self._told: dict[tuple[str, int, int], Observation] = {}
 
     def add(self, position: Position, observations: Sequence[Observation], judged: bool) -> None:
         """Count a measurement at `position`."""
         self.measured += 1
         self._cells.add(int(np.argmin(np.sum((self.candidates - position) ** 2, axis=1))))
-        self.invalid += judged and not any(each.valid for each in observations)
+        if not judged:
+            return
+        self._told |= {(each.topic, each.generation, each.index): each for each in observations}
+        if any(each.again for each in observations):  # values of before are worth nothing now
+            good = {generation for (_, generation, _), each in self._told.items() if each.valid}
+            self.invalid, self.best = len({generation for _, generation, _ in self._told} - good), None
+            observations = tuple(self._told.values())
+        else:
+            self.invalid += not any(each.valid for each in observations)
         for each in observations:
             if each.valid and (self.best is None or each.value > self.best.value):
                 self.best = each

@@ -29,8 +29,16 @@ class Tally:
         self, point: Point, position: tuple[float, float], variance: float | None, result: Result,
         observed: Sequence[Observation],
     ) -> None:  # fmt: skip
-        """Count a spectrum at a position (x, y) of the specimen [m]; observed: none where nothing judges it."""
+        """Count a spectrum at a position (x, y) of the specimen [m]; observed: none where nothing judges it.
+
+        Those behind the first are of earlier spectra, with new values.
+        """
         self.done += 1
+        for each in observed[1:]:
+            for row in self._rows:
+                if (row["generation"], row["index"]) == (each.generation, each.index):
+                    row |= {"value": each.value if each.valid else None, "valid": each.valid}
+                    row |= {"sigma": each.sigma if math.isfinite(each.sigma) else None}
         one = observed[0] if observed else None
         self._rows.append({
             "position": list(position),

@@ -34,7 +34,8 @@ _WHERE = {
     "data.scan": "Position Region visit_order",
     "data.settings": "Settings",
     "data.units": "convert display quantity to_si",
-    "discover": "load_scalarizer load_simulator",
+    "discover": "load_simulator",
+    "plugin.instance": "load_scalarizer",
     "record.reader": "open_session",
     "plugin.contract": "Checkpoint Context FrameTransform JoinTransform NoParameters Observation Observe Outputs "
     "Plan PlanContext PlanSteps Policy Propose Reduce Register Reward Scalarizer ScanTransform Submit Ticket Wait",

@@ -175,7 +175,6 @@ from .data.units import (
     to_si as to_si,
 )
 from .discover import (
-    load_scalarizer as load_scalarizer,
     load_simulator as load_simulator,
 )
 from .plugin.contract import (
@@ -200,6 +199,9 @@ from .plugin.contract import (
     Submit as Submit,
     Ticket as Ticket,
     Wait as Wait,
+)
+from .plugin.instance import (
+    load_scalarizer as load_scalarizer,
 )
 from .record.reader import (
     open_session as open_session,

@@ -21,6 +21,9 @@ _EXAMPLES = {
     "check": "probeloop check plugins/annular_detector.py\n  "
     'probeloop check my_camera.py --set port=5055 --set \'field_of_view=["100 nm", "60 nm"]\'',
     "checkup": "probeloop checkup stem --headless --seed 3\n  probeloop checkup my-rig.toml --lattice 0.3905 --apply",
+    "plan": "probeloop plan stem --dry-run\n  "
+    "probeloop plan spm --dry-run --plan explore --set plan.parameters.count=40\n  "
+    "probeloop plan my-rig.toml --dry-run --on stem --json",
     "replay": "probeloop replay sessions/2026-03-01_120000_stem",
     "rerun": "probeloop rerun sessions/2026-03-01_120000_stem --json",
     "score": "probeloop score sessions/2026-03-01_120000_stem --json",
@@ -66,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--headless", action="store_true", help="no window; a report.html instead")
         each.add_argument("--seconds", type=float, help="end after this long [s]")
         each.add_argument("--json", action="store_true", help="print the summary as JSON")
+    ahead = add("plan", "what a rig's plans will cost: commands, time, dose, refusals; nothing is measured")
+    ahead.add_argument("rig", help="name of a shipped rig, or the path of a .toml")
+    ahead.add_argument("--dry-run", action="store_true", help="run them on a simulator, behind the rig's own gate")
+    ahead.add_argument("--plan", help="this plan (a name or a .toml) instead of the rig's")
+    ahead.add_argument("--seed", type=int, help="seed of everything random")
+    ahead.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the rig")
+    ahead.add_argument("--on", metavar="RIG", help="the simulator of this rig stands in for the rig's hardware")
+    ahead.add_argument("--json", action="store_true", help="print as JSON")
     for name, text in (
         ("rerun", "run a session's commands again on its simulator, and compare every frame"),
         ("score", "hold a simulated session against the truth of its simulator"),
@@ -210,6 +221,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             from .rig.run import run
 
             return run(options)
+        case "plan":
+            from .rig.dry_run import plan
+
+            return plan(options)
         case "rerun":
             from .rig.rerun import rerun
 

@@ -181,12 +181,6 @@ def load_simulator(name: str, parameters: Mapping[str, Any]) -> Any:
     return load_instrument(name, parameters, kind="Simulator")
 
 
-def load_scalarizer(name: str, parameters: Mapping[str, Any]) -> Any:
-    """Make the scalarizer called `name` in this process; raises DropInError or SettingsError."""
-    cls = load_class(name, "Scalarizer")
-    return cls(convert(cls.Parameters, parameters, name))
-
-
 def load_path(path: str | Path) -> tuple[type[Any], ...]:
     """Import the file or folder `path` and return its drop-in classes; raises DropInError when it has none."""
     place = Path(path).resolve()

@@ -26,7 +26,8 @@ from probeloop.data.settings import convert
 from probeloop.discover import load_class as found_class
 from probeloop.experiment.budget import Allowance, Budget
 from probeloop.experiment.controls import Controls
-from probeloop.experiment.loop import Loop, ScalarizerInput, Timeouts
+from probeloop.experiment.interest import ScalarizerInput
+from probeloop.experiment.loop import Loop, Timeouts
 from probeloop.experiment.plan import PlanRun
 from probeloop.experiment.resume import Interrupted, interrupted
 from probeloop.experiment.reward import Rewards

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from probeloop.plugins.grain_boundaries import GrainBoundaries, boundaries, bragg_peaks
-from probeloop.plugins.loss_centroid import LossCentroid
 from probeloop.plugins.objects.find import Grid, find
+from probeloop.plugins.scalarizers.loss_centroid import LossCentroid
 
 from probeloop.api import Axis, CalibrationError, StreamSpec
 from probeloop.data.errors import SettingsError

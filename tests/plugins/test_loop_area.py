@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from probeloop.plugins.loop_area import LoopArea
+from probeloop.plugins.scalarizers.loop_area import LoopArea
 
 from probeloop.api import Axis, CalibrationError, StreamSpec
 
@@ -21,7 +21,8 @@ def spec(dtype: str = "<f8") -> StreamSpec:
 
 def loop(coercive: float = 2.0) -> np.ndarray:
     rising = np.gradient(BIAS) > 0
-    return np.tanh((BIAS - np.where(rising, coercive, -coercive)) / 0.8)
+    noise = 0.004 * np.random.default_rng(8).standard_normal(STEPS)  # a loop without any was clipped
+    return np.tanh((BIAS - np.where(rising, coercive, -coercive)) / 0.8) + noise
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<c8", "<i2"])
@@ -66,6 +67,17 @@ def test_more_than_six_spikes_or_a_peak_that_stays_are_invalid() -> None:
     plateau = loop()
     plateau[10:16] = 50.0
     assert not LoopArea().scalarize(plateau, spec())[2]
+
+
+def test_a_clipped_or_constant_loop_is_invalid_and_its_logarithm_tells_the_relative_error() -> None:
+    assert not LoopArea().scalarize(np.minimum(loop(), 0.7), spec())[2]
+    assert not LoopArea().scalarize(np.ones(STEPS), spec())[2]
+    value, sigma, _ = LoopArea().scalarize(loop(), spec())
+    log, relative, valid = LoopArea(LoopArea.Parameters(scale="log")).scalarize(loop(), spec())
+    assert valid
+    assert log == pytest.approx(np.log(-value))
+    assert relative == pytest.approx(-sigma / value)
+    assert LoopArea(LoopArea.Parameters(scale="log")).scalarize(np.ones(STEPS), spec())[2] is False
 
 
 def test_missing_steps_count_as_replaced() -> None:

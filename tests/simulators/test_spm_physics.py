@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from probeloop.plugins.loop_area import LoopArea
+from probeloop.plugins.scalarizers.loop_area import LoopArea
 from probeloop.simulators.spm.fields import draw
 from probeloop.simulators.spm.specimen import CRITICAL_RADIUS, Place, Specimen, walls_of
 from probeloop.simulators.spm.switching import Loop, loop_at, switched, triangle

@@ -103,9 +103,10 @@ class Abort(_Request, frozen=True):
 
 
 class SetReward(_Request, frozen=True):
-    """Weights of the rewards, and of cost, from now on."""
+    """What is interesting, now and of all that was measured: weights, a scalarizer of the rig; None = leave."""
 
-    weights: dict[str, Annotated[float, quantity("", ge=-1e9, le=1e9)]]
+    weights: dict[str, Annotated[float, quantity("", ge=-1e9, le=1e9)]] | None = None
+    scalarizer: str | None = None
 
 
 class SetBudget(_Request, frozen=True):

@@ -30,7 +30,7 @@ class Ended(Exception):
 class Change:
     """New values for a policy, scalarizer, budget or reward, to be applied between two steps."""
 
-    kind: Literal["parameters", "budget", "reward"]
+    kind: Literal["parameters", "budget", "reward", "scalarizer"]
     target: str
     values: Mapping[str, Any]
 

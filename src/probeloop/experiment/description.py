@@ -32,6 +32,7 @@ def state_of(run: RunningPlan, progress: Progress | None) -> dict[str, Any]:
         "progress": progress.done if progress else 0.0,
         "eta": progress.eta if progress else None,
         "message": progress.message if progress else "",
+        "scalarizer": run.loop.interest.instead or str(run.parameters.get("scalarizer", "")),
         "budget": run.budget.report(),
         "suggestions": [{"id": n, "position": list(position)} for n, position in waiting.items()],
         "summary": None,

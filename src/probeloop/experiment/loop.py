@@ -18,7 +18,6 @@ from ..data.commands import ACQUISITIONS, Command, MoveProbe, Read
 from ..data.control import Accepted, Cause, Cost, Done, Event, Failed, Progress, Remark, Result, StateChange, Trace
 from ..data.driver import InstrumentInfo
 from ..data.errors import DriverError, PlanError, RefusedError
-from ..data.frame import FrameFlag
 from ..data.scan import Position
 from ..data.settings import Settings, convert
 from ..plugin.contract import (
@@ -37,12 +36,13 @@ from ..plugin.contract import (
 )
 from .budget import Budget
 from .controls import Change, Controls
+from .interest import Interest, Recorded, ScalarizerInput
 from .moves import goal_of, on_grid, way
 from .outputs import note, stands, words
 from .resume import Interrupted, Underway
 from .reward import Rewards
 from .steps import Answer, command_of
-from .streams import Frame, Seen, Streams
+from .streams import Seen, Streams
 
 STOP_TOLD = 2.0  # [s] after a command that STOP ended, until the STOP itself is told
 
@@ -57,14 +57,6 @@ class Gate(Protocol):
     def register(self, shift: Position, sigma: float, peak_ratio: float) -> None:
         """Tell how far the specimen is from where it was thought to be [m]; raises RefusedError, and Ended."""
         ...
-
-
-@dataclass(frozen=True)
-class ScalarizerInput:
-    """A scalarizer and the topic whose frames it is given."""
-
-    scalarizer: Scalarizer
-    topic: str
 
 
 @dataclass(frozen=True)
@@ -95,12 +87,13 @@ class Loop:
         timeouts: Timeouts | None = None,
         interrupted: Interrupted | None = None,
         repeat: bool = False,
+        recorded: Recorded | None = None,
     ) -> None:
         self._info, self._gate, self._streams = info, gate, streams
         self._controls, self._clock, self._emit = controls, clock, emit
         self.budget = budget or Budget()
         self.rewards = rewards or Rewards()
-        self._scalarizers = dict(scalarizers or {})
+        self.interest = Interest(scalarizers or {}, self.rewards, streams, emit, recorded)
         self._drop_ins = {} if drop_ins is None else drop_ins
         self._approval = approval
         self._timeouts = timeouts or Timeouts()
@@ -132,9 +125,14 @@ class Loop:
             self.budget.change(change.values)
         elif change.kind == "reward":
             self.rewards.change(change.values)
+            self.interest.valued_anew()
+        elif change.kind == "scalarizer":
+            self.interest.change(change.values)
         else:
             drop_in = self._drop_ins[change.target]
             drop_in.parameters = changed_parameters(drop_in.parameters, change.values)
+            if isinstance(drop_in, Scalarizer):
+                self.interest.valued_anew(change.target)
 
     def recall(self, step: Step, answer: Answer, elapsed: float) -> None:
         """Take a recorded step into account, without doing it again."""
@@ -144,6 +142,8 @@ class Loop:
             if isinstance(answer.value, Result):
                 self._made_before[_place(answer.value)] = (command, answer.cost)
             note(self._outputs, command)
+        if isinstance(step, Observe) and answer.error is None:
+            self.interest.recall(step, answer.value)
         self._earlier = elapsed
         self._start_ns = self._clock.now_ns()
 
@@ -313,17 +313,10 @@ class Loop:
         return self._made_again[place]
 
     def _observe(self, step: Observe) -> tuple[Observation, ...]:
-        if step.scalarizer not in self._scalarizers:
-            known = ", ".join(self._scalarizers) or "none"
-            raise PlanError(f"no scalarizer is called {step.scalarizer!r}", f"the rig has: {known}")
-        used = self._scalarizers[step.scalarizer]
-        topic = used.topic or step.result.topic
-        result = self._present(step.result)
+        topic, result = self.interest.topic(step), self._present(step.result)
         frames, seen = self._streams.frames(topic, result, self._controls.wait_for, self._timeouts.data)
         self._seen[topic] = seen
-        return tuple(
-            self.rewards.applied(_observation(used.scalarizer, frame, topic), result.cost) for frame in frames
-        )
+        return self.interest.observe(step, result, frames)
 
     def _reduce(self, step: Reduce) -> tuple[float, ...]:
         found, seen = self._streams.map(
@@ -359,22 +352,3 @@ def _place(result: Result) -> tuple[str, int, int]:
 def changed_parameters(parameters: Settings, values: Mapping[str, Any]) -> Settings:
     """Return the parameters with `values` in place, checked; raises SettingsError."""
     return convert(type(parameters), {**msgspec.to_builtins(parameters), **values})
-
-
-def _observation(scalarizer: Scalarizer, frame: Frame, topic: str) -> Observation:
-    value, sigma, valid = scalarizer.scalarize(frame.data, frame.spec)
-    finite = bool(np.isfinite(value))
-    reason = "not finite" if not finite else "invalid" if not valid else ""
-    if not reason and frame.flags & FrameFlag.REPEAT_VISIT:
-        reason = "repeat"
-    return Observation(
-        position=frame.position,
-        value=float(value) if finite else 0.0,
-        sigma=float(sigma),
-        valid=bool(valid) and finite,
-        topic=topic,
-        generation=frame.generation,
-        index=frame.index,
-        time_ns=frame.time_ns,
-        reason=reason,
-    )

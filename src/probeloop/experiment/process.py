@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ..bus.heartbeat import Heartbeat
 from ..bus.node import Bus
+from .interest import Recorded
 from .service import ExperimentService
 from .setup import ExperimentConfig
 
@@ -20,13 +21,14 @@ def run_experiment(
     *,
     stop: threading.Event,
     ready: Callable[[], None] | None = None,
+    recorded: Recorded | None = None,
 ) -> None:
     """Serve "experiment" on the bus until `stop` is set or a Shutdown comes; a plan under way is ended in order.
 
-    ready: called when requests are answered. Raises DropInError or SettingsError for a scalarizer or reward that
-    can't be made, RecordError for a record that can't be resumed.
+    ready: called when requests are answered. recorded: reads spectra of the record. Raises DropInError or
+    SettingsError for a scalarizer or reward that can't be made, RecordError for a record that can't be resumed.
     """
-    service = ExperimentService(bus, config or ExperimentConfig())
+    service = ExperimentService(bus, config or ExperimentConfig(), recorded)
     pulse = Heartbeat(bus)
     try:
         if ready is not None:

@@ -7,8 +7,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from ..data.calibration import CalibrationSet
 from ..data.clock import Clock
 from ..data.control import Event, Observed, StateChange
 from ..data.driver import InstrumentInfo
@@ -16,7 +18,8 @@ from ..data.errors import ProbeloopError
 from ..plugin.contract import DropIn, Plan, PlanContext
 from .budget import Budget
 from .controls import Controls
-from .loop import Gate, Loop, ScalarizerInput
+from .interest import Recorded, ScalarizerInput
+from .loop import Gate, Loop
 from .plan import PlanRun
 from .resume import Interrupted
 from .reward import Rewards
@@ -50,10 +53,15 @@ class RunningPlan:
         approval: bool,
         interrupted: Interrupted | None = None,
         repeat: bool = False,
+        recorded: Recorded | None = None,
     ) -> None:
         self.name, self.seed, self.parameters = name, seed, dict(parameters)
         self.info, self.controls, self.store, self.gate = info, controls, store, gate
         self.drop_ins: dict[str, DropIn] = {"plan": plan, **{n: s.scalarizer for n, s in scalarizers.items()}}
+        calibrations = CalibrationSet(info.calibrations)
+        for each in scalarizers.values():
+            each.scalarizer.context = msgspec.structs.replace(each.scalarizer.context, calibrations=calibrations)
+            each.scalarizer.forget()
         self.budget = Budget(config.budget)
         self.rewards = rewards
         self.resumed = len(interrupted.steps) if interrupted else 0
@@ -74,6 +82,7 @@ class RunningPlan:
             timeouts=config.timeouts,
             interrupted=interrupted,
             repeat=repeat,
+            recorded=recorded,
         )
         ctx = PlanContext(
             np.random.default_rng(seed),

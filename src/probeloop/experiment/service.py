@@ -26,8 +26,10 @@ from ..data.commands import Pause, Resume, Stop
 from ..data.control import Accepted, Refused, Reply, Request, StateChange
 from ..data.errors import BusError, ProbeloopError, WireError
 from ..plugin.contract import DropIn
+from .changes import set_reward, unusable
 from .controls import Change, Controls
 from .description import PlanForms, offered, schema_of, settings_of, state_of
+from .interest import Recorded
 from .link import BusGate, EventLog, InstrumentLink
 from .loop import changed_parameters
 from .resume import Interrupted, read_interrupted
@@ -47,9 +49,9 @@ LOST = 3  # signs of life in a row that nobody answered
 class ExperimentService:
     """Requests, events and data of an experiment process; one thread, the one that calls `turn`."""
 
-    def __init__(self, bus: Bus, config: ExperimentConfig) -> None:
+    def __init__(self, bus: Bus, config: ExperimentConfig, recorded: Recorded | None = None) -> None:
         """Make the rig's scalarizers and rewards; raises DropInError, SettingsError or BusError."""
-        self.config = config
+        self.config, self._recorded = config, recorded
         self._bus = bus
         self._clock: Clock = MonotonicClock()
         self._scalarizers = make_scalarizers(config)
@@ -152,7 +154,7 @@ class ExperimentService:
             case control.SetBudget():
                 return self._set_budget(request)
             case control.SetReward():
-                return self._set_reward(request)
+                return set_reward(request, self._run, self._rewards, self._scalarizers, self._tell)
             case Stop():
                 if self._run is not None:
                     self._run.controls.end_with("stop", request.reason or "STOP")
@@ -199,6 +201,8 @@ class ExperimentService:
         if request.expect_revision is not None and request.expect_revision != revision:
             return Refused(f"{target!r} is at revision {revision}", "revision", str(revision))
         new = changed_parameters(drop_ins[target].parameters, values)
+        if why := unusable(drop_ins[target], new, self._run):
+            return Refused(why, "parameters", "others that fit these spectra")
         if self._run is not None:
             self._run.controls.change(Change("parameters", target, values))
         else:
@@ -227,16 +231,6 @@ class ExperimentService:
             budget = msgspec.structs.replace(self.config.budget, **given)
             self.config = msgspec.structs.replace(self.config, budget=budget)
         self._tell("budget", "set", data=given)
-        return Accepted()
-
-    def _set_reward(self, request: control.SetReward) -> Reply:
-        if unknown := self._rewards.unknown(request.weights):
-            return Refused(f"no reward is called {', '.join(unknown)}", "rewards", ", ".join(self._rewards.names))
-        if self._run is not None:
-            self._run.controls.change(Change("reward", "", request.weights))
-        else:
-            self._rewards.change(request.weights)
-        self._tell("reward", "set", data=dict(request.weights))
         return Accepted()
 
     # a run's begin and end
@@ -288,6 +282,7 @@ class ExperimentService:
             approval=self._approval,
             interrupted=interrupted,
             repeat=self._repeat,
+            recorded=self._recorded,
         )
         self._interrupted = None
         self._run.start()

@@ -17,7 +17,8 @@ from ..data.settings import convert
 from ..discover import load_class
 from ..plugin.contract import Context, DropIn, Plan, Policy, Reward, Scalarizer
 from .budget import Allowance
-from .loop import ScalarizerInput, Timeouts
+from .interest import ScalarizerInput
+from .loop import Timeouts
 
 HOLDER = "experiment"
 SMALL_FRAME = 4096  # [bytes]

@@ -73,6 +73,10 @@ class Streams(Protocol):
         """Return the valid frames that the result names."""
         ...
 
+    def held(self, topic: str, result: Result) -> list[Frame]:
+        """Return those of them that are held still; none = read the record."""
+        ...
+
 
 @dataclass
 class _Scan:
@@ -195,6 +199,12 @@ class FrameStore:
             gone = " (they are no longer held)" if first < held.dropped_before else ""
             raise PlanError(f"{topic!r} has no valid frame in {first}-{last} of generation {result.generation}{gone}")
         return found, seen
+
+    def held(self, topic: str, result: Result) -> list[Frame]:
+        """Return the valid frames that the result names where they are held still, without waiting."""
+        with self._changed:
+            held = self._topics.get(topic)
+            return [] if held is None else self._find(held, result, topic == result.topic)[0]
 
     def _find(self, held: _Topic, result: Result, own: bool) -> tuple[list[Frame], Seen | None]:
         start = max(result.first_index, result.first_valid_index)

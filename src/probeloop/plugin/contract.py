@@ -41,7 +41,11 @@ class Context(msgspec.Struct, frozen=True):
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """One measurement, as a policy hears of it; bulk data stay on `topic` at (generation, index)."""
+    """One measurement, as a policy hears of it; bulk data stay on `topic` at (generation, index).
+
+    scalarizer: whose value it is, by its name in the rig. again: it was told before and costs nothing; the operator
+    changed what is interesting, and this is its new value.
+    """
 
     position: Position
     value: float
@@ -52,6 +56,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     index: int = -1
     time_ns: int = 0
     reason: str = ""
+    scalarizer: str = ""
+    again: bool = False
 
 
 class DropIn(ABC):
@@ -148,9 +154,17 @@ class ScanTransform(DropIn):
 
 
 class Scalarizer(DropIn):
-    """A spectrum becomes one number."""
+    """A spectrum becomes one number.
+
+    remembers: its value depends on the spectra before it. Then the host shows it these again, in their order, after
+    `forget`: when a run is resumed, and when it takes the place of another scalarizer.
+    """
 
     units: ClassVar[str] = ""
+    remembers: ClassVar[bool] = False
+
+    def forget(self) -> None:
+        """Begin anew, with no spectrum before."""
 
     @abstractmethod
     def scalarize(self, spectrum: NDArray[Any], spec: StreamSpec) -> tuple[float, float, bool]:
@@ -173,7 +187,11 @@ class Policy(DropIn):
         """Return up to n candidates to measure next, best first; none = finished."""
 
     def tell(self, observations: Sequence[Observation]) -> None:
-        """Be told what was measured, invalid ones included."""
+        """Be told what was measured, invalid ones included.
+
+        One that is told `again` takes the place of the earlier one of the same (topic, generation, index); whenever
+        there are such, all earlier ones are among them.
+        """
 
 
 class Reward(DropIn):
@@ -203,7 +221,11 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Observe(msgspec.Struct, frozen=True):
-    """Plan step: get what a scalarizer (its name in the rig) makes of a result, as a tuple of Observation."""
+    """Plan step: get what a scalarizer (its name in the rig) makes of a result, as a tuple of Observation.
+
+    Once the operator changed what is interesting, all that were got before come again behind it, with their new
+    values (`Observation.again`). A policy is told them all; they are no new measurements.
+    """
 
     result: Result
     scalarizer: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from ..data.settings import json_schema
+from ..data.settings import convert, json_schema
+from ..discover import load_class
 
 TRANSFORMS = ("FrameTransform", "JoinTransform", "ScanTransform")  # the kinds that run in plug-in processes
 
@@ -41,6 +43,12 @@ def service_name(instance: str) -> str:
 def topic_name(instance: str, output: str) -> str:
     """Return the topic of a plug-in's output: INSTANCE.OUTPUT."""
     return f"{instance}.{output}"
+
+
+def load_scalarizer(name: str, parameters: Mapping[str, Any], context: Any = None) -> Any:
+    """Make the scalarizer called `name` in this process, with a Context; raises DropInError or SettingsError."""
+    cls = load_class(name, "Scalarizer")
+    return cls(convert(cls.Parameters, parameters, name), context)
 
 
 def form_schema(cls: Any) -> dict[str, Any]:

@@ -254,31 +254,36 @@ def _observations(events: Iterable[Event], generations: dict[int, Values]) -> li
     """Return how scalarizers' values and their word on validity agree with truths of single measurements.
 
     A truth called like the scalarizer, or like the end of its name (area of loop_area), is its value; `broken` (or
-    `valid`) says whether a spectrum can be trusted.
+    `valid`) says whether a spectrum can be trusted. Of a value that was told again the last one counts.
     """
-    values: dict[str, list[tuple[float, float]]] = {}
-    verdicts: dict[str, list[tuple[bool, bool]]] = {}
+    values: dict[str, dict[Any, tuple[float, float]]] = {}
+    verdicts: dict[str, dict[Any, tuple[bool, bool]]] = {}
     for event in events:
         if not isinstance(event, Observed) or event.kind != "observe" or not isinstance(event.value, dict):
             continue
         step = event.value.get("step")
-        name = str(step.get("scalarizer", "value")) if isinstance(step, dict) else "value"
-        for each in event.value.get("value") or ():
+        asked = str(step.get("scalarizer", "value")) if isinstance(step, dict) else "value"
+        for row, each in enumerate(event.value.get("value") or ()):
             if not isinstance(each, dict):
                 continue
+            name = str(each.get("scalarizer") or asked)
+            index = each.get("index", -1)
+            place = (each.get("generation"), index) if index >= 0 else (event.step, row)
             truth = generations.get(int(each.get("generation", 0) or 0), {})
             key = next((k for k in truth if name == k or name.endswith("_" + k)), name)
             valid = bool(each.get("valid", True))
             if np.size(truth.get(key, ())) == 1 and valid:
                 pair = float(each.get("value", np.nan)), float(np.ravel(truth[key])[0])
-                values.setdefault(name, []).append(pair)
+                values.setdefault(name, {})[place] = pair
             for word, sense in (("broken", False), ("valid", True)):
                 if word in truth and np.size(truth[word]) == 1:
-                    verdicts.setdefault(word, []).append((valid, bool(np.ravel(truth[word])[0]) == sense))
+                    verdict = valid, bool(np.ravel(truth[word])[0]) == sense
+                    verdicts.setdefault(word, {})[name, *place] = verdict
     made: list[Score] = []
     for name, pairs in values.items():
-        made.append({"name": name} | agreement(*np.array(pairs).T))
-    for word, said in verdicts.items():
+        made.append({"name": name} | agreement(*np.array(list(pairs.values())).T))
+    for word, told in verdicts.items():
+        said = list(told.values())
         caught, rejected = sum(not s and not t for s, t in said), sum(not s for s, _ in said)
         bad = sum(not t for _, t in said)
         made.append({"name": word, "values": len(said), "bad": bad, "bad_rejected": caught,

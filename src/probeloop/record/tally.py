@@ -83,14 +83,20 @@ class Tally:
                 self.plans.append(event)
 
     def _observe(self, told: dict[str, Any]) -> None:
-        """Keep what a scalarizer made of a place: (x, y) [m] and the value, NaN where it was invalid."""
+        """Keep what a scalarizer made of a place: (x, y) [m] and the value, NaN where it was invalid.
+
+        What is told again takes the place of what the same scalarizer said there before.
+        """
         step = told.get("step")
         name = str(step.get("scalarizer", "value")) if isinstance(step, dict) else "value"
         for each in told.get("value") or ():
             try:
                 x, y = each["position"]
                 value = float(each["value"]) if each.get("valid", True) else math.nan
-                self.observed.setdefault(name, []).append((float(x), float(y), value))
+                found = self.observed.setdefault(str(each.get("scalarizer") or name), [])
+                if each.get("again"):
+                    found[:] = [one for one in found if one[:2] != (float(x), float(y))]
+                found.append((float(x), float(y), value))
             except (KeyError, TypeError, ValueError, AttributeError):
                 continue
 

@@ -173,16 +173,17 @@ def experiment(config: ProcessConfig, stop: threading.Event) -> None:
     """Run plans; one that died takes up the plan where it was, from the session's events."""
     from ..experiment.process import run_experiment
     from .drop_ins import faults_of_experiment
+    from .recorded import recorded_frames
 
     problems = faults_of_experiment(config.rig)
     if problems:
         raise SettingsError(problems, f"mend {config.rig.source}")
     with Bus(config.rig.name, config.name) as bus:
-        made = _experiment(config.rig)
+        made = experiment_config(config.rig)
         events = Path(config.session, "events.jsonl")
         if config.again and events.exists() and _wait_for_record(bus, stop):
             made = msgspec.structs.replace(made, resume=str(events))
-        run_experiment(bus, made, stop=stop)
+        run_experiment(bus, made, stop=stop, recorded=recorded_frames(Path(config.session)))
 
 
 def recorder(config: ProcessConfig, stop: threading.Event) -> None:
@@ -274,7 +275,7 @@ def _instrument_state(bus: Bus, stop: threading.Event) -> dict[str, Any]:
     raise DriverError(f"the instrument does not answer since {_PATIENCE_S:g} s", "see log/instrument.log")
 
 
-def _experiment(rig: Rig) -> ExperimentConfig:
+def experiment_config(rig: Rig) -> ExperimentConfig:
     """Return how the experiment's process is set up: scalarizers and rewards live there, not in plug-in processes."""
     from .. import discover
     from ..experiment.budget import Allowance
@@ -293,6 +294,6 @@ def _experiment(rig: Rig) -> ExperimentConfig:
         rewards=rewards,
         spectra=rig.spectra,
         folders=rig.folders,
-        budget=msgspec.convert(rig.budget, Allowance),
+        budget=msgspec.convert({k: int(v) if k == "count" else v for k, v in rig.budget.items()}, Allowance),
         approval=rig.approval,
     )

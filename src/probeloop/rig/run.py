@@ -9,12 +9,13 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.errors import BusError, ProbeloopError, Problem, SettingsError, SourceError
 from ..data.units import display
-from .load import load, write
+from .load import apply_setting, load, write
 from .output import emit_json
 from .schema import Rig, RigError
 from .session import Session, no_room
@@ -103,25 +104,38 @@ def which_rig(name: str | None) -> str:
     )
 
 
-def _rig(options: argparse.Namespace) -> Rig:
+def load_with_plan(rig: str, plan: str | None, seed: int | None, settings: Sequence[str]) -> Rig:
+    """Load a rig with `plan` alone (a name or a .toml, None = all of its own) and a seed for all that is random.
+
+    Settings of the form plan.KEY=VALUE are of that plan, or of the rig's first.
+    """
+    of_the_plan = [each for each in settings if each.startswith("plan.")]
+
     def change(values: dict[str, Any]) -> None:
         plans = values.get("plan", [])
         plans = plans if isinstance(plans, list) else [plans]
-        if options.plan:
-            plans = [_plan(options.plan, plans)]
-        if options.seed is not None:
-            plans = [{**plan, "seed": options.seed} for plan in plans]
-            values.setdefault("instrument", {})["seed"] = options.seed
+        if plan:
+            plans = [_plan(plan, plans)]
+        if seed is not None:
+            plans = [{**each, "seed": seed} for each in plans]
+            values.setdefault("instrument", {})["seed"] = seed
         values["plan"] = plans
+        for each in of_the_plan:
+            apply_setting(values, each)
 
+    return load(rig, [each for each in settings if each not in of_the_plan], change)
+
+
+def _rig(options: argparse.Namespace) -> Rig:
     if options.command != "replay":
-        return load(options.what if options.command == "demo" else options.rig, options.set, change)
+        name = options.what if options.command == "demo" else options.rig
+        return load_with_plan(name, options.plan, options.seed, options.set)
     folder = Path(options.session)
     if not folder.is_dir():
         raise SourceError(f"no session {folder}", "give the folder of a session")
     name = "replay-" + re.sub(r"[^a-z0-9-]+", "-", folder.name.lower()).strip("-")[-30:]
     settings = [f'instrument.file="{folder.resolve()}"', f'name="{name}"', *options.set]
-    return load("replay-session", settings, change)
+    return load_with_plan("replay-session", options.plan, options.seed, settings)
 
 
 def _plan(text: str, plans: list[dict[str, Any]]) -> dict[str, Any]:

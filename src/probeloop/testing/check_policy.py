@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ..data.settings import Settings
@@ -16,7 +17,10 @@ STEP = 1e-9
 
 
 def check_policy(policy: type[Policy], parameters: Settings | None = None, seed: int = 1) -> list[str]:
-    """Return every way in which a policy breaks its contract, in words; empty = it keeps it."""
+    """Return every way in which a policy breaks its contract, in words; empty = it keeps it.
+
+    Now and then it is told all values anew, as when the operator changes what is interesting.
+    """
     faults: list[str] = []
     try:
         with _another_world(0):
@@ -39,6 +43,7 @@ def _suggested(policy: type[Policy], parameters: Settings | None, seed: int, fau
     made = policy(parameters, Context(policy.__name__, seed))
     made.context_images(candidates, SHAPE, {"image": np.hypot(x - 4, y - 9).astype(np.float64)})
     places, seen = {tuple(place) for place in candidates.tolist()}, []
+    told: list[Observation] = []
     for round_ in range(len(candidates)):
         n = 1 + round_ % 3
         chosen = [tuple(map(float, place)) for place in made.suggest(n)]
@@ -55,7 +60,10 @@ def _suggested(policy: type[Policy], parameters: Settings | None, seed: int, fau
         if faults:
             break
         seen += chosen
-        made.tell([_observation(place, len(seen)) for place in chosen])
+        new = [_observation(place, len(told) + i) for i, place in enumerate(chosen, 1)]
+        again = [msgspec.structs.replace(each, value=1 - each.value, again=True) for each in told]
+        made.tell([*new, *(again if round_ % 8 == 5 else ())])
+        told += new
     return seen
 
 
