@@ -16,7 +16,7 @@ from .benchmark import MEASURED, POLICIES, compare
 from .cost import step_cpu_s
 from .library import torch_library
 from .real import compare_real, described
-from .replay import PROPERTIES
+from .replay import PROPERTIES, measured, with_property
 from .scores import paired, rate_interval, spread
 from .worlds import CELLS, FAMILIES, LINKED
 
@@ -38,17 +38,19 @@ def campaign(seeds: int, seed: int, what: str = "", workers: int = 2) -> dict[st
         raise SettingsError([Problem("--what", f"there is no family {what!r}", " | ".join(known))])
     families = [f for f in FAMILIES if what in ("", f)]
     jobs: list[tuple[Any, ...]] = [("world", family, seed + i) for i in range(seeds) for family in families]
-    if what in ("", "real"):
-        jobs += [("real", name, seed + i) for i in range(seeds) for name in PROPERTIES]
     if what == "":
         jobs.append(("step", "", seed))
-    found = _all(jobs, workers)
+    with _pool(workers) as pool:
+        loops = _loops(pool) if what in ("", "real") else {}
+        jobs += [("real", name, seed + i, loops[name]) for i in range(seeds) for name in PROPERTIES if name in loops]
+        found = _all(pool, jobs)
     made: dict[str, Any] = {"measured": MEASURED, "of": CELLS, "seeds": seeds, "seed": seed}
     worlds = {job: result for job, result in found.items() if job[0] == "world"}
     if families:
         made |= _figures(worlds, families)
     if what in ("", "real"):
-        made["real"] = described([result for job, result in found.items() if job[0] == "real"])
+        runs = [result for job, result in found.items() if job[0] == "real"]
+        made["real"] = described(runs) if runs else {"skipped": loops["skipped"]}
     steps = next((result for job, result in found.items() if job[0] == "step"), None)
     if steps is not None:
         made["step_cpu_s"] = {str(n): value for n, value in steps.items()}
@@ -129,37 +131,50 @@ def _reached(made: Mapping[str, Any]) -> dict[str, bool]:
 def _job(job: tuple[Any, ...]) -> Any:
     """Do one job in a process of its own, in one thread."""
     torch_library().set_num_threads(1)
-    kind, name, seed = job
+    kind, name, seed = job[:3]
     if kind == "world":
         return compare(name, seed)
     if kind == "real":
-        try:
-            return compare_real(name, seed, REAL)
-        except SourceError as error:
-            return {"skipped": str(error)}
+        return compare_real(job[3], name, seed, REAL)
     return step_cpu_s(seed=seed)
 
 
-def _all(jobs: Sequence[tuple[Any, ...]], workers: int) -> dict[tuple[Any, ...], Any]:
-    """Do all jobs; say on standard error how far it is and how long it will take."""
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _loops(pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """Return the measured loops with the values of each property by its name, or why they are "skipped"."""
+    try:
+        data = measured()
+    except SourceError as error:
+        return {"skipped": str(error)}
+    _say("bench dkl: measured loops, a fit each")
+    return dict(zip(PROPERTIES, pool.map(with_property, [data] * len(PROPERTIES), PROPERTIES), strict=True))
+
+
+def _all(pool: ProcessPoolExecutor, jobs: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Any]:
+    """Do all jobs; say how far it is and how long it will take."""
     began = told = time.monotonic()
     found: dict[tuple[Any, ...], Any] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        waiting = {pool.submit(_job, job): job for job in jobs}
-        try:
-            for done in as_completed(waiting):
-                found[waiting[done]] = done.result()
-                now = time.monotonic()
-                if now - told > _EVERY:
-                    told = now
-                    left = (now - began) / len(found) * (len(jobs) - len(found))
-                    sys.stderr.write(f"bench dkl: {len(found)} of {len(jobs)}, {left:.0f} s to go\n")
-                    sys.stderr.flush()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return {job: found[job] for job in jobs}
+    waiting = {pool.submit(_job, job): job[:3] for job in jobs}
+    try:
+        for done in as_completed(waiting):
+            found[waiting[done]] = done.result()
+            now = time.monotonic()
+            if now - told > _EVERY:
+                told = now
+                left = (now - began) / len(found) * (len(jobs) - len(found))
+                _say(f"bench dkl: {len(found)} of {len(jobs)}, {left:.0f} s to go")
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    return {job[:3]: found[job[:3]] for job in jobs}
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 __all__ = ["REAL", "TARGETS", "campaign"]

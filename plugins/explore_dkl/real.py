@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from .benchmark import MEASURED, SEEDS, STEPS, run
-from .replay import FILE, PROPERTIES, Measured, ReplayVisit, measured, shown
+from .replay import FILE, PROPERTIES, Measured, ReplayVisit, shown
 from .scores import paired, spread, top_cells
 
 
-@lru_cache(maxsize=1)
-def _data(file: str) -> Measured:
-    return measured(file)
-
-
-def compare_real(name: str, seed: int, policies: Sequence[str], file: str = FILE) -> dict[str, Any]:
+def compare_real(data: Measured, name: str, seed: int, policies: Sequence[str]) -> dict[str, Any]:
     """Return hits of the best 1 % of the valid cells over chance, by policy, for one property.
 
-    Hits by chance are those of as many measurements at random cells, invalid ones included. Raises SourceError
-    without the file.
+    Hits by chance are those of as many measurements at random cells, invalid ones included.
     """
-    data = _data(file)
     values = data.values[name]
     known = data.valid & np.isfinite(values)
     best = top_cells(np.where(known, values, -np.inf), known)
-    made: dict[str, Any] = {"property": name, "seed": seed, "valid_fraction": float(data.valid.mean()), "policies": {}}
+    made: dict[str, Any] = {"property": name, "seed": seed, "valid_fraction": float(known.mean()), "policies": {}}
     for policy in policies:
         visit = ReplayVisit(data, name)
         found = run(policy, visit, data.places, data.shape, shown(data), seed, truth=np.where(known, values, np.nan))
@@ -44,12 +36,9 @@ def compare_real(name: str, seed: int, policies: Sequence[str], file: str = FILE
 
 def described(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of all runs, by property, with a verdict in words."""
-    skipped = next((each["skipped"] for each in runs if "skipped" in each), None)
-    if skipped is not None:
-        return {"skipped": skipped}
     made: dict[str, Any] = {
         "file": FILE, "measured": MEASURED, "seed_points": SEEDS, "steps": STEPS,
-        "valid_fraction": runs[0]["valid_fraction"], "properties": {},
+        "valid_fraction": max(r["valid_fraction"] for r in runs), "properties": {},
     }  # fmt: skip
     for name in PROPERTIES:
         each = [r["policies"] for r in runs if r["property"] == name]
@@ -63,6 +52,7 @@ def described(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         claimed = {policy: sum(e[policy]["claimed"] for e in each) for policy in ("dkl", "pca_gp", "xy_gp")}
         made["properties"][name] = {
+            "valid_fraction": next(r["valid_fraction"] for r in runs if r["property"] == name),
             "hits_x_random": hits, "dkl_minus": over, "claimed": claimed, "runs": len(each),
             "verdict": verdict(over),
         }  # fmt: skip

@@ -33,13 +33,14 @@ PROPERTIES = ("coercive_window", "imprint", "log_area")
 class Measured(msgspec.Struct, frozen=True):
     """What was measured on a map of `shape`, N cells.
 
-    places: (N, 2) (x, y) [m]. loops: (N, steps). values, sigma: (N,) of one property by name. valid: (N,) whether a
-    loop can be believed. image: (ny, nx) response before the first voltage.
+    places: (N, 2) (x, y) [m]. loops: (N, steps). values, sigma: (N,) of one property by name. valid: (N,) whether
+    `loop_area` believes a loop. image: (ny, nx) response before the first voltage.
     """
 
     shape: tuple[int, int]
     places: Array
     loops: Array
+    spec: StreamSpec
     values: dict[str, Array]
     sigma: dict[str, Array]
     valid: NDArray[np.bool_]
@@ -47,7 +48,10 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 def measured(file: str = FILE) -> Measured:
-    """Read the file through the replayed instrument, a spectrum a place; raises SourceError when it is not there."""
+    """Read the file through the replayed instrument, a spectrum a place; raises SourceError when it is not there.
+
+    Its values are the logarithm of the area alone: `properties` adds the others.
+    """
     instrument = load_simulator("replay", {"file": file, "pace": "unlimited"})
     try:
         grid = instrument.describe().grid
@@ -69,31 +73,36 @@ def measured(file: str = FILE) -> Measured:
     if "bias" not in spec.aux:
         raise SourceError(f"{file} has no bias of every step", "give a file of switching loops")
     loops = np.stack(found)
-    values, sigma, valid = properties(loops, spec)
     start = int(np.argmin(np.abs(np.asarray(spec.aux["bias"])[:4])))
     image = ndimage.median_filter(loops[:, start].reshape(ny, nx), 3, mode="nearest")
-    return Measured((ny, nx), places, loops, values, sigma, valid, image)
+    area, sigma, valid = scalars("loop_area", loops, spec, np.ones(len(loops), bool))
+    valid &= area != 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = {"log_area": np.log(np.abs(area))}
+        sigmas = {"log_area": sigma / np.abs(area)}
+    return Measured((ny, nx), places, loops, spec, values, sigmas, valid, image)
 
 
-def properties(loops: Array, spec: StreamSpec) -> tuple[dict[str, Array], dict[str, Array], NDArray[np.bool_]]:
-    """Return values and standard errors (N,) of every property, and which loops (N, steps) can be believed.
-
-    A loop is believed where `loop_area` believes it. A property that it still has not (a branch that never crosses
-    its middle) is NaN there.
-    """
-    scalarizer = {name: load_scalarizer(name, {}) for name in ("loop_area", "coercive_window", "imprint")}
-    values = {name: np.full(len(loops), np.nan) for name in PROPERTIES}
-    sigma = {name: np.full(len(loops), np.nan) for name in PROPERTIES}
+def scalars(
+    name: str, loops: Array, spec: StreamSpec, wanted: NDArray[np.bool_]
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Return what the scalarizer `name` makes of the `wanted` loops (N, steps): values, sigmas, valid (N,)."""
+    scalarizer = load_scalarizer(name, {})
+    value, sigma = np.full(len(loops), np.nan), np.full(len(loops), np.nan)
     valid = np.zeros(len(loops), bool)
-    for i, loop in enumerate(loops):
-        area, error, valid[i] = scalarizer["loop_area"].scalarize(loop, spec)
-        if valid[i] and area:
-            values["log_area"][i], sigma["log_area"][i] = np.log(abs(area)), error / abs(area)
-        for name in ("coercive_window", "imprint"):
-            value, error, good = scalarizer[name].scalarize(loop, spec)
-            if valid[i] and good:
-                values[name][i], sigma[name][i] = value, error
-    return values, sigma, valid
+    for i in np.flatnonzero(wanted):
+        value[i], sigma[i], valid[i] = scalarizer.scalarize(loops[i], spec)
+    return value, sigma, valid
+
+
+def with_property(data: Measured, name: str) -> Measured:
+    """Return the measurements with the values of a property: NaN where a loop is not believed, or has it not."""
+    if name in data.values:
+        return data
+    value, sigma, valid = scalars(name, data.loops, data.spec, data.valid)
+    return msgspec.structs.replace(
+        data, values={**data.values, name: np.where(valid, value, np.nan)}, sigma={**data.sigma, name: sigma}
+    )
 
 
 class ReplayVisit:
