@@ -39,25 +39,25 @@ class Shape(msgspec.Struct, frozen=True):
     """Of the model. inputs: features of a place. layers: widths of the network, () = none. members: side by side.
 
     steps, again: of Adam in a fit and in an update. rate: of Adam for the kernel; `network_rate` for the network.
-    weight_decay: prior precision of the network's weights, against the fan-in.
+    weight_decay: prior precision of the network's weights. noise_spread: of the noise's logarithm in
+    its prior.
     """
 
     inputs: int
     layers: tuple[int, ...] = ()
     kernel: Literal["rbf", "matern"] = "rbf"
     members: int = 1
-    steps: int = 120
+    steps: int = 80
     again: int = 15
     rate: float = 0.05
     network_rate: float = 0.01
     weight_decay: float = 1.0
-    skip: int = 0
     noise_spread: float = 1.5
 
     @property
     def outputs(self) -> int:
         """How many features the kernel sees."""
-        return self.layers[-1] + self.skip if self.layers else self.inputs
+        return self.layers[-1] if self.layers else self.inputs
 
 
 class Kernels:
@@ -77,7 +77,7 @@ class Kernels:
             self.layers.append((weight, bias))
         if self.layers:
             self._put_to_scale(torch.from_numpy(some))
-        middle = 0.0 if shape.layers and not shape.skip else 0.5 + 0.5 * math.log(shape.outputs)
+        middle = 0.0 if shape.layers else 0.5 + 0.5 * math.log(shape.inputs)
         self.length = _raw(torch.full((m, 1, shape.outputs), middle, dtype=torch.float64), LENGTH)
         self.scale = _raw(torch.zeros(m, 1, 1, dtype=torch.float64), SCALE)
         self.noise = _raw(torch.full((m, 1, 1), math.log(0.2), dtype=torch.float64), NOISE)
@@ -86,7 +86,7 @@ class Kernels:
 
     def _put_to_scale(self, some: Any) -> None:
         """Let every output of the network have mean 0 and deviation 1 over these places."""
-        made = self.features(some)[:, :, : self.shape.layers[-1]]
+        made = self.features(some)
         deviation = made.std(dim=1, keepdim=True).clamp_min(1e-6)
         weight, bias = self.layers[-1]
         self.layers[-1] = (weight / deviation, (bias - made.mean(dim=1, keepdim=True)) / deviation)
@@ -103,9 +103,6 @@ class Kernels:
             z = self._torch.baddbmm(bias, z, weight)
             if i + 1 < len(self.layers):
                 z = self._torch.relu(z)
-        if self.shape.skip:
-            first = x if x.dim() == 3 else x.expand(self.shape.members, *x.shape)
-            z = self._torch.cat([z, first[:, :, : self.shape.skip]], dim=2)
         return z
 
     def covariance(self, a: Any, b: Any) -> Any:
