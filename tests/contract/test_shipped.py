@@ -8,7 +8,8 @@ from probeloop import discover
 from probeloop.testing.check import check_class
 
 OF_ANOTHER_TEST = ("Plan", "Driver", "Simulator")
-NEEDS = {"Segment": ("torch", "safetensors")}  # libraries of an extra
+LEARNING = dict.fromkeys(("Dkl", "DklOrPca", "PcaGp", "XyGp"), ("torch",))
+NEEDS = {"Segment": ("torch", "safetensors"), **LEARNING}  # libraries of an extra
 SHIPPED = [e for e in discover.found() if e.origin == "shipped" and e.kind not in OF_ANOTHER_TEST]
 
 
