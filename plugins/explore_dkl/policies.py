@@ -42,7 +42,7 @@ class Learning(Settings):
     """
 
     patch: Annotated[int, msgspec.Meta(ge=2, le=64)] = 8
-    edges: Literal["mask", "mirror"] = "mask"
+    edges: Literal["mask", "mirror"] = "mirror"
     acquisition: acquisition.Name = "expected_improvement"
     xi: Annotated[float, quantity("", ge=0, le=10)] = 0.01
     beta: Annotated[float, quantity("", ge=0, le=100)] = 2.0
@@ -53,7 +53,7 @@ class Learning(Settings):
     seed_points: Annotated[int, msgspec.Meta(ge=3, le=1000)] = 8
     seeding: seeds.Name = "latin_hypercube"
     refit_every: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
-    ensemble: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
+    ensemble: Annotated[int, msgspec.Meta(ge=1, le=32)] = 6
     avoid_failures: bool = True
     escape: bool = True
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
@@ -90,7 +90,7 @@ class _Learned(Policy):
         p = self.parameters
         self._cells, self.notices, self.notice = Cells(candidates, shape), [], ""
         self._trap = Trap(max(2.0, p.patch / 2))
-        self._learned = 0
+        self._learned = -1
         self._allowed = np.ones(len(self._cells), bool)
         self._latent = self._cells.places
         made = self._features(shape, images)

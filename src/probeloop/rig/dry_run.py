@@ -27,8 +27,13 @@ from .run import load_with_plan
 from .schema import InstrumentEntry, Rig, limits_of
 
 _SAY_EVERY = 2.0  # [s]
-_PARTS = {"scans": "scans", "spectra": "spectra, and the way to each", "moves": "moves",
-          "other": "approach, settings, references", "choices": "choosing (fits), as it took here"}  # fmt: skip
+_PARTS = {
+    "scans": "scans",
+    "spectra": "spectra, and the way to each",
+    "moves": "moves",
+    "other": "approach, settings, references",
+    "choices": "choosing: policy, fits, scalarizers, as it took here",
+}
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -128,7 +133,7 @@ def told(summary: Mapping[str, Any]) -> Iterator[str]:
         else:
             yield f"  refusals  {each['refused']}; the first is step {refusal['step']}, {refusal['command']}:"
             yield f"            {refusal['reason']} (limit {refusal['limit']}; allowed: {refusal['allowed']})"
-        for text in each["plugins_refused"]:
+        for text in each.get("plugins_refused", ()):
             yield f"  plug-in   {text}"
     if len(summary["plans"]) > 1:
         total = summary["total"]
