@@ -35,7 +35,7 @@ from .reward import Rewards
 from .run import RunningPlan
 from .setup import HOLDER, ExperimentConfig, info_from, make_plan, make_rewards, make_scalarizers, small_topics
 from .steps import plain
-from .streams import FrameStore
+from .streams import FrameStore, Refusals
 
 SERVICE = "experiment"
 TICK = 0.25  # [s] longest wait; everything urgent wakes it
@@ -64,6 +64,7 @@ class ExperimentService:
         self._forms = PlanForms(config.folders)
         self._progress: control.Progress | None = None
         self._revisions: dict[str, int] = {}
+        self._refusals = Refusals()
         self._interrupted = self._cut_off()
         self.ending = False
         self._log = EventLog(bus, self._clock)
@@ -96,10 +97,10 @@ class ExperimentService:
             event = control.decode_event(body)
         except WireError:
             return
+        self._refusals.hear(event)
         if isinstance(event, control.Progress) and event.target == "plan":
             self._progress = event
-        run = self._run
-        if run is None:
+        if (run := self._run) is None:
             return
         if isinstance(event, control.Done | control.Failed):
             run.controls.finished(event)
@@ -297,7 +298,7 @@ class ExperimentService:
         return [*self.config.inputs, *(each.topic or "spectrum" for each in self._scalarizers.values())]
 
     def _subscribe(self, topics: tuple[str, ...]) -> None:
-        self._store = FrameStore(topics, self._clock, self._changed)
+        self._store = FrameStore(topics, self._clock, self._changed, refusals=self._refusals)
         for topic in topics:
             subscriber = Subscriber(self._bus, topic, "lossless", credit=True)
             self._subscribers.append(subscriber)
