@@ -74,7 +74,7 @@ class WallObjects(ScanTransform):
         axes = tuple(map(msgspec.structs.replace, axes))
         return {
             "table": StreamSpec("table", "table", fields=FIELDS),
-            "map": StreamSpec("map", "image", "<f4", sig=axes),
+            "map": StreamSpec("map", "image", "<f4", sig=axes, units="id"),
         }
 
     def begin(self, spec: StreamSpec) -> None:
@@ -102,7 +102,7 @@ class WallObjects(ScanTransform):
         junctions = self._junctions.number([np.array([each.place]) for each in found.junctions], reach)
         drawn = np.where(np.isfinite(data), np.float32(0.0), np.float32(np.nan))
         for number, wall in zip(walls, found.walls, strict=True):
-            drawn[tuple(wall.branch.pixels.T)] = number
+            drawn[tuple(wall.drawn.T)] = number
         return {"table": table(found, walls, junctions), "map": drawn[None]}
 
 
