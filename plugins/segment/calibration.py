@@ -9,7 +9,7 @@ import numpy as np
 
 from . import doubt, novelty
 from .ensemble import Ensemble, Prediction
-from .lamellae import lamellae
+from .generators import generator_of
 from .picture import Picture, generator, near
 from .scores import Matched, calibration_error, counted, matched
 from .weights import Card
@@ -21,10 +21,10 @@ _SAMPLED = 2000  # pixels a frame
 
 def calibrated(members: list[Any], card: Card, seed: int, frames: int = 240, size: int = 128) -> Card:
     """Return the card with threshold, error estimate and frame score, from pictures of the calibration seeds."""
-    ensemble = Ensemble(members, card)
+    ensemble, made_of = Ensemble(members, card), generator_of(card.trained)
     known: list[tuple[Picture, Prediction]] = []
     for i in range(frames):
-        picture = lamellae(generator("calibration", seed, i), size)
+        picture = made_of(generator("calibration", seed, i), size)
         known.append((picture, ensemble.predict(picture.values)))
     some = known[: max(1, frames // 4)]
     totals = {t: sum((matched(made.mean, picture, t) for picture, made in some), Matched()) for t in THRESHOLDS}

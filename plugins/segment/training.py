@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from probeloop.api import DropInError, Settings, quantity
 
-from .lamellae import lamellae
+from .generators import GENERATORS, Kind
 from .network import bfloat_is_faster, build, library
 from .picture import generator, near
 from .prepare import prepared
@@ -41,12 +41,13 @@ _LAST = 30  # cycles whose weights the SWAG-like strategy averages
 class Training(Settings):
     """What a training is made of.
 
-    cycles: of the baseline, or of each member from scratch; member_cycles: of each member after a baseline; a cycle
-    is one batch. rate: of Adam at its highest, then down along a cosine. threads: of torch; pictures are made in one
-    more. start: a file of weights whose first member a run begins with; "" = with random weights. held_out: pictures
-    that the result is calibrated on.
+    kind: what is to be found, walls or columns of atoms. cycles: of the baseline, or of each member from scratch;
+    member_cycles: of each member after a baseline; a cycle is one batch. rate: of Adam at its highest, then down
+    along a cosine. threads: of torch; pictures are made in one more. start: a file of weights whose first member a
+    run begins with; "" = with random weights. held_out: pictures that the result is calibrated on.
     """
 
+    kind: Kind = "walls"
     filters: Annotated[int, msgspec.Meta(ge=4, le=128)] = 16
     members: Annotated[int, msgspec.Meta(ge=1, le=20)] = 5
     strategy: Literal["from_baseline", "from_scratch", "swag"] = "from_baseline"
@@ -90,7 +91,7 @@ def batch_of(config: Training, stage: int, cycle: int) -> tuple[NDArray[np.float
     shown, wall, weight = [], [], []
     for i in range(config.batch):
         rng = generator("training", config.seed, (stage << 40) + cycle * config.batch + i)
-        picture = lamellae(rng, config.crop)
+        picture = GENERATORS[config.kind](rng, config.crop)
         turn = (slice(None, None, int(rng.choice([1, -1]))), slice(None, None, int(rng.choice([1, -1]))))
         shown.append(prepared(picture.values)[turn])
         wall.append(picture.wall[turn])

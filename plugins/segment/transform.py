@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,13 +18,14 @@ from probeloop.api import (
     Settings,
     SettingsError,
     StreamSpec,
+    map_input,
 )
 
 from . import doubt
 from .ensemble import Ensemble
+from .generators import weights_at
 from .network import library
 from .prepare import fault, logarithm
-from .weights import SHIPPED
 
 _UNEVEN = 1.5  # ratio of a pixel's sides from which on a wall has another width along x than along y
 _MOST = 8192 * 8192
@@ -50,7 +50,7 @@ class Segment(ScanTransform):
 
         channel: of several, by name; "" = the first. contrast: "ratio" shows them the logarithm of what is positive,
         such as an amplitude, so that a wall in a weak domain counts as much as one in a strong domain. weights: a
-        file of `train segment`; "" = the shipped one.
+        file of `train segment`; "walls" or "" and "columns" are the shipped ones.
         """
 
         channel: str = ""
@@ -76,19 +76,12 @@ class Segment(ScanTransform):
         the map could be segmented, else 0: then the maps are those before. Raises SettingsError for what is no 2D map
         of real numbers with about square pixels, DropInError without torch or for weights that can't be used.
         """
-        axes = spec.sig if spec.kind == "image" else spec.nav
-        plain = spec.kind == "image" or (spec.kind == "values" and len(spec.frame_shape) < 2)
-        if len(axes) != 2 or not plain or spec.numpy_dtype.kind == "c" or np.prod([a.size for a in axes]) > _MOST:
-            what = f"{spec.name!r} has {len(axes)} scan axes and frames of shape {spec.frame_shape}"
-            raise SettingsError([Problem("input", what, "a 2D map of real numbers, such as an amplitude")])
-        names = [channel.name for channel in spec.channels]
-        wanted = self.parameters.channel
-        if wanted and wanted not in names:
-            raise SettingsError([Problem("channel", f"no {wanted!r} in {spec.name!r}", " | ".join(names) or "none")])
+        wanted = "a 2D map of real numbers, such as an amplitude"
+        self._input = found = map_input(spec, self.parameters.channel, wanted=wanted, real=True)
+        axes, self._shape = found.axes, found.shape
+        if np.prod(found.shape) > _MOST:
+            raise SettingsError([Problem("input", f"{spec.name!r} has {found.shape} pixels", f"at most {_MOST}")])
         _check_pixels(spec.name, axes)
-        several = spec.kind == "values" and len(spec.frame_shape) == 1
-        self._channel = (names.index(wanted) if wanted else 0) if several else None
-        self._shape = (axes[0].size, axes[1].size)
         self._load()
         self._last: Outputs | None = None
         maps = {
@@ -109,7 +102,7 @@ class Segment(ScanTransform):
 
         None before there are lines enough. A map that can't be segmented gives the walls before it once more.
         """
-        values = np.asarray(data if self._channel is None else data[..., self._channel], np.float64)
+        values = np.asarray(self._input.of(data), np.float64)
         values = values.reshape(self._shape)
         there = np.isfinite(values)
         if mask is not None:
@@ -147,8 +140,7 @@ class Segment(ScanTransform):
     def _load(self) -> None:
         wanted = (self.parameters.weights, self.context.device)
         if self._ensemble is None or self._loaded != wanted:
-            path = Path(self.parameters.weights).expanduser() if self.parameters.weights else SHIPPED
-            self._ensemble = Ensemble.live(path, self.context.device)
+            self._ensemble = Ensemble.live(weights_at(self.parameters.weights), self.context.device)
             self._loaded = wanted
             library().set_num_threads(1)  # threads that wait for each other on busy cores take up to 20 times as long
         # the first map of a shape sets up kernels, for seconds on a busy machine: not while a scan runs

@@ -8,7 +8,7 @@ from probeloop import discover
 from probeloop.testing.check import check_class
 
 OF_ANOTHER_TEST = ("Plan", "Driver", "Simulator")
-NEEDS = {"Segment": ("torch", "safetensors")}  # libraries of an extra
+NEEDS = dict.fromkeys(("Segment", "Columns"), ("torch", "safetensors"))  # libraries of an extra
 SHIPPED = [e for e in discover.found() if e.origin == "shipped" and e.kind not in OF_ANOTHER_TEST]
 
 
