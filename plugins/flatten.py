@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import Outputs, Problem, ScanTransform, Settings, SettingsError, StreamSpec
+from probeloop.api import Outputs, ScanTransform, Settings, StreamSpec, map_input
 
 
 class Flatten(ScanTransform):
@@ -30,25 +30,16 @@ class Flatten(ScanTransform):
 
         Raises SettingsError when the input is no 2D scan of numbers, or has no such channel.
         """
-        names = [channel.name for channel in spec.channels]
-        wanted = self.parameters.channel
-        if len(spec.nav) != 2 or spec.kind != "values" or len(spec.frame_shape) > 1:
-            what = f"{spec.name!r} has {len(spec.nav)} scan axes and frames of shape {spec.frame_shape}"
-            raise SettingsError([Problem("input", what, "a 2D scan of numbers")])
-        if wanted and wanted not in names:
-            raise SettingsError([Problem("channel", f"no {wanted!r} in {spec.name!r}", " | ".join(names) or "none")])
-        several = len(spec.frame_shape) == 1
-        self._channel = (names.index(wanted) if wanted else 0) if several else None
-        units = spec.channels[self._channel or 0].units if spec.channels else spec.units
-        axes = tuple(msgspec.structs.replace(axis) for axis in spec.nav)
-        return {"flat": StreamSpec("flat", "image", "<f4", sig=axes, units=units, may_be_nan=True)}
+        self._input = map_input(spec, self.parameters.channel, wanted="a 2D scan of numbers", kinds=("values",))
+        axes = tuple(map(msgspec.structs.replace, self._input.axes))
+        return {"flat": StreamSpec("flat", "image", "<f4", sig=axes, units=self._input.units, may_be_nan=True)}
 
     def update(self, data: Any, mask: NDArray[np.bool_] | None = None) -> Outputs | None:
         """Return the flattened map of `data`, (ny, nx) or (ny, nx, k), NaN where nothing is measured yet.
 
         None before there are three lines.
         """
-        heights = np.real(data if self._channel is None else data[..., self._channel]).astype(np.float64)
+        heights = np.real(self._input.of(data)).astype(np.float64)
         there = np.isfinite(heights)
         if mask is not None:
             there &= np.asarray(mask, bool).reshape(there.shape)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import Axis, Outputs, Problem, ScanTransform, Settings, SettingsError, StreamSpec
+from probeloop.api import Axis, Outputs, ScanTransform, Settings, StreamSpec, map_input
 
 
 class Fourier(ScanTransform):
@@ -28,33 +28,23 @@ class Fourier(ScanTransform):
 
         Raises SettingsError when the input is no map of real numbers, or has no such channel.
         """
-        axes = spec.sig if spec.kind == "image" else spec.nav
-        plain = spec.kind == "image" or (spec.kind == "values" and len(spec.frame_shape) < 2)
-        if len(axes) != 2 or not plain or spec.numpy_dtype.kind == "c":
-            what = f"{spec.name!r} has {len(axes)} scan axes and frames of shape {spec.frame_shape}"
-            raise SettingsError([Problem("input", what, "a 2D scan of real numbers")])
-        names = [channel.name for channel in spec.channels]
-        wanted = self.parameters.channel
-        if wanted and wanted not in names:
-            raise SettingsError([Problem("channel", f"no {wanted!r} in {spec.name!r}", " | ".join(names) or "none")])
-        several = spec.kind == "values" and len(spec.frame_shape) == 1
-        self._channel = (names.index(wanted) if wanted else 0) if several else None
-        self._shape = (axes[0].size, axes[1].size)
-        return {"power": StreamSpec("power", "image", "<f4", sig=tuple(map(_frequencies, axes)))}
+        self._input = map_input(spec, self.parameters.channel, wanted="a 2D scan of real numbers", real=True)
+        axes = tuple(map(_frequencies, self._input.axes))
+        return {"power": StreamSpec("power", "image", "<f4", sig=axes)}
 
     def update(self, data: Any, mask: NDArray[np.bool_] | None = None) -> Outputs | None:
         """Return the spectrum of `data`, (ny, nx) or (ny, nx, k), NaN where nothing is measured yet.
 
         None before the first pixel.
         """
-        if self._channel is not None:
-            data = data[..., self._channel]
+        data = self._input.of(data)
         there = np.isfinite(data)
         if not there.any():
             return None
-        taper = np.ones(self._shape)
+        taper = np.ones(self._input.shape)
         if self.parameters.window == "hann":
-            taper = np.outer(*(np.hanning(size + 2)[1:-1] if size > 2 else np.ones(size) for size in self._shape))
+            sizes = self._input.shape
+            taper = np.outer(*(np.hanning(size + 2)[1:-1] if size > 2 else np.ones(size) for size in sizes))
         # the mean of what is there goes first: what is missing is then zero, and makes no step
         weight = there * taper
         values = np.where(there, data, 0.0).astype(np.float64)

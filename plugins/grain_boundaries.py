@@ -16,7 +16,7 @@ import scipy.fft as sf
 import scipy.ndimage as ndi
 from numpy.typing import NDArray
 
-from probeloop.api import Outputs, Problem, ScanTransform, Settings, SettingsError, StreamSpec, quantity
+from probeloop.api import Outputs, ScanTransform, Settings, StreamSpec, map_input, quantity
 
 Array = NDArray[np.float64]
 _LEAST = 16  # lines and columns
@@ -43,12 +43,8 @@ class GrainBoundaries(ScanTransform):
 
         Raises SettingsError when the input is no map of real numbers on axes in metres.
         """
-        axes = spec.sig if spec.kind == "image" else spec.nav
-        plain = spec.kind == "image" or (spec.kind == "values" and not spec.frame_shape)
-        scaled = len(axes) == 2 and all(axis.scale and axis.units == "m" for axis in axes)
-        if not plain or not scaled or spec.numpy_dtype.kind == "c":
-            what = f"{spec.name!r} has {len(axes)} scan axes and frames of shape {spec.frame_shape}"
-            raise SettingsError([Problem("input", what, "a map of real numbers on axes in metres")])
+        wanted = "a map of real numbers on axes in metres"
+        axes = map_input(spec, wanted=wanted, several=False, real=True, metres=True).axes
         self._step = (abs(float(axes[0].scale or 1)), abs(float(axes[1].scale or 1)))
         return {"mean": StreamSpec("mean", "image", "<f4", sig=tuple(map(msgspec.structs.replace, axes)))}
 

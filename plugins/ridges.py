@@ -14,7 +14,7 @@ import numpy as np
 import scipy.ndimage as ndi
 from numpy.typing import NDArray
 
-from probeloop.api import DropInError, Outputs, Problem, ScanTransform, Settings, SettingsError, StreamSpec, quantity
+from probeloop.api import DropInError, Outputs, ScanTransform, Settings, StreamSpec, map_input, quantity
 
 Array = NDArray[np.float64]
 _STRONG = 97.0  # percentile of what answers at all; half of it is as likely a line as not
@@ -62,18 +62,9 @@ class Ridges(ScanTransform):
             import skimage.filters  # noqa: F401 - a second or two, which a map that comes would be told to hang for
         except ImportError as error:
             raise DropInError("ridges needs scikit-image", 'pip install "probeloop[objects]"') from error
-        axes = spec.sig if spec.kind == "image" else spec.nav
-        plain = spec.kind == "image" or (spec.kind == "values" and len(spec.frame_shape) < 2)
-        if len(axes) != 2 or not plain:
-            what = f"{spec.name!r} has {len(axes)} scan axes and frames of shape {spec.frame_shape}"
-            raise SettingsError([Problem("input", what, "a 2D map of numbers")])
-        names = [channel.name for channel in spec.channels]
-        wanted = self.parameters.channel
-        if wanted and wanted not in names:
-            raise SettingsError([Problem("channel", f"no {wanted!r} in {spec.name!r}", " | ".join(names) or "none")])
-        several = spec.kind == "values" and len(spec.frame_shape) == 1
-        self._channel = (names.index(wanted) if wanted else 0) if several else None
-        return {"mean": StreamSpec("mean", "image", "<f4", sig=tuple(map(msgspec.structs.replace, axes)))}
+        self._input = map_input(spec, self.parameters.channel)
+        axes = tuple(map(msgspec.structs.replace, self._input.axes))
+        return {"mean": StreamSpec("mean", "image", "<f4", sig=axes)}
 
     def update(self, data: Any, mask: NDArray[np.bool_] | None = None) -> Outputs | None:
         """Return how much of a line there is in `data`, (ny, nx) or (ny, nx, k), of complex numbers the magnitude.
@@ -81,7 +72,7 @@ class Ridges(ScanTransform):
         None before there are three lines.
         """
         p = self.parameters
-        image = data if self._channel is None else data[..., self._channel]
+        image = self._input.of(data)
         image = np.asarray(np.abs(image) if np.iscomplexobj(image) else image, np.float64)
         known = np.isfinite(image)
         if np.count_nonzero(known.any(axis=1)) < _SMALLEST or np.count_nonzero(known.any(axis=0)) < _SMALLEST:

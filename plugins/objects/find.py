@@ -39,12 +39,16 @@ class Grid:
 
 @dataclass(frozen=True)
 class Wall:
-    """A branch with its shape; places: of its pixels (N, 2) (x, y) [m]; probability: of each, (N,)."""
+    """A branch with its shape; places: of its pixels (N, 2) (x, y) [m]; probability: of each, (N,).
+
+    drawn: its pixels (M, 2) (row, column) and those between its ends and the junctions that it meets.
+    """
 
     branch: Branch
     shape: Shape
     places: Array
     probability: Array
+    drawn: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def find(probability: Array, grid: Grid, threshold: float, shortest: int) -> Obj
         path = _joined(branch, grid, whole)
         degrees[list(branch.joins)] += 1
         rows, columns = branch.pixels.T
-        walls.append(Wall(branch, shape_of(path, branch.closed), places, values[rows, columns]))
+        drawn = np.concatenate([branch.pixels, *(_between(branch, each) for each in whole)])
+        walls.append(Wall(branch, shape_of(path, branch.closed), places, values[rows, columns], drawn))
     junctions = [
         Junction(
             (float(pixel[0]), float(pixel[1])),
@@ -103,6 +108,16 @@ def find(probability: Array, grid: Grid, threshold: float, shortest: int) -> Obj
         if degree > 2
     ]
     return Objects(tuple(walls), tuple(junctions))
+
+
+def _between(branch: Branch, junction: Array) -> NDArray[np.int64]:
+    """Return the pixels (K, 2) on the straight way from the nearer end of a branch to a junction."""
+    ends = np.asarray(branch.pixels[[0, -1]], np.float64)
+    end = ends[np.argmin(np.abs(ends - junction).max(axis=1))]
+    steps = int(np.ceil(np.abs(junction - end).max()))
+    way = end + (junction - end) * np.linspace(0, 1, steps + 1)[1:, None]
+    made: NDArray[np.int64] = np.rint(way).astype(np.int64)
+    return made
 
 
 def _joined(branch: Branch, grid: Grid, junctions: list[Array]) -> Array:

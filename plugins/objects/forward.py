@@ -131,10 +131,9 @@ class Forward(Plan):
             raise PlanError(
                 f"forward looks at {', '.join(missing)}, which is not there", "name a plug-in that makes it"
             )
-        kind = self._kind(ctx)
-        survey = Survey(
-            p.shape, (region.width / p.shape[1], region.height / p.shape[0]), p.threshold, p.shortest, p.sample,
-            p.stride, p.beside * 1e-9, p.most, ctx.info.footprint if isinstance(kind, _CHANGES) else 0.0,
+        survey = self._surveyor(
+            p.shape, (region.width / p.shape[1], region.height / p.shape[0]),
+            ctx.info.footprint if isinstance(self._kind(ctx), _CHANGES) else 0.0,
         )  # fmt: skip
         values: tuple[float, ...] = yield Reduce(overview, p.topic, survey)
         found = unpacked(values)
@@ -142,6 +141,19 @@ class Forward(Plan):
             there: tuple[float, ...] = yield Reduce(overview, p.variance, survey.at(found.points))
             found = msgspec.structs.replace(found, variance=there)
         return msgspec.structs.replace(found, places=at_places(region, found.points))
+
+    def _surveyor(self, shape: tuple[int, int], step: tuple[float, float], apart: float) -> Survey:
+        p = self.parameters
+        return Survey(shape, step, p.threshold, p.shortest, p.sample, p.stride, p.beside * 1e-9, p.most, apart)
+
+    def places_on(self, image: Any, step: tuple[float, float], apart: float = 0.0) -> list[tuple[float, float]]:
+        """Return where this plan would measure on a map (ny, nx) of probabilities, (x, y) [m] from its middle.
+
+        step: of a pixel (x, y) [m]. apart: least distance of two places [m]. Not yet in the order of the way. Raises
+        PlanError for what is no map of lines.
+        """
+        ny, nx = np.shape(image)
+        return [(point.x, point.y) for point in unpacked(self._surveyor((ny, nx), step, apart)(image)).points]
 
     def _routed(self, found: Surveyed, summary: dict[str, Any]) -> Generator[Any, Any, list[_Place]]:
         """Put the points in the order of a short way; say what it gains."""

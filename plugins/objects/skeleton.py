@@ -13,6 +13,7 @@ Mask = NDArray[np.bool_]
 Pixels = NDArray[np.int64]
 
 _AROUND = np.ones((3, 3), int)
+_BROAD = 4  # half the width of a band [px] from which on its end is too far from the edge
 _RING = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))  # once round a pixel
 
 
@@ -39,11 +40,19 @@ class Network:
 def middle_lines(mask: Mask, spur: int) -> Mask:
     """Return the skeleton of a mask (ny, nx), one pixel wide, without side branches of up to `spur` pixels.
 
-    Zhang and Suen, Commun. ACM 27 (1984) 236, as scikit-image has it.
+    Zhang and Suen, Commun. ACM 27 (1984) 236, as scikit-image has it. A broad band that the edge of the map cuts goes
+    on to the edge: it is thinned with what a mirror there would show.
     """
     from skimage.morphology import skeletonize
 
     lines: Mask = skeletonize(mask)
+    deep = ndi.distance_transform_edt(mask) if mask.any() else np.zeros(mask.shape)
+    reach = min(int(np.ceil(deep.max())) + 1, *mask.shape)
+    if reach > _BROAD:
+        wide: Mask = skeletonize(np.pad(mask, reach, mode="symmetric"))
+        mirrored = wide[reach : reach + mask.shape[0], reach : reach + mask.shape[1]]
+        lost = lines & (ndi.distance_transform_edt(~mirrored) > reach)  # what lies along the edge
+        lines = skeletonize(mirrored | lost)
     if spur < 1 or not lines.any():
         return lines
     short = np.zeros(lines.shape, bool)

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import DropInError, Outputs, Problem, ScanTransform, Settings, SettingsError, StreamSpec, quantity
+from probeloop.api import Axis, DropInError, Outputs, ScanTransform, Settings, StreamSpec, map_input, quantity
 
 from .find import Grid, Junction, NoLines, Objects, Wall, find
 from .identity import Identities
@@ -65,21 +65,16 @@ class WallObjects(ScanTransform):
             import skimage.morphology  # noqa: F401 - a second or two, which a map that comes would be told to hang for
         except ImportError as error:
             raise DropInError("objects needs scikit-image", 'pip install "probeloop[objects]"') from error
-        axes = spec.sig if spec.kind == "image" else spec.nav
-        plain = spec.kind == "image" or (spec.kind == "values" and not spec.frame_shape)
-        if len(axes) != 2 or not plain or spec.numpy_dtype.kind == "c":
-            what = f"{spec.name!r} has {len(axes)} scan axes and frames of shape {spec.frame_shape}"
-            raise SettingsError([Problem("input", what, "a 2D map of probabilities, such as segment.mean")])
-        y, x = axes
-        if not x.scale or not y.scale or x.units != "m" or y.units != "m":
-            what = f"{spec.name!r} has no scale in metres: a length can't be told"
-            raise SettingsError([Problem("input", what, "a calibrated map")])
-        self._size = (y.size, x.size)
-        self._grid = Grid((x.offset, y.offset), (x.scale, y.scale))
+        wanted = "a 2D map of probabilities, such as segment.mean"
+        found = map_input(spec, wanted=wanted, several=False, real=True, metres=True)
+        axes: tuple[Axis, ...] = found.axes
+        y, x = found.axes
+        self._size = found.shape
+        self._grid = Grid((x.offset, y.offset), (float(x.scale or 1), float(y.scale or 1)))
         axes = tuple(map(msgspec.structs.replace, axes))
         return {
             "table": StreamSpec("table", "table", fields=FIELDS),
-            "map": StreamSpec("map", "image", "<f4", sig=axes),
+            "map": StreamSpec("map", "image", "<f4", sig=axes, units="id"),
         }
 
     def begin(self, spec: StreamSpec) -> None:
@@ -107,7 +102,7 @@ class WallObjects(ScanTransform):
         junctions = self._junctions.number([np.array([each.place]) for each in found.junctions], reach)
         drawn = np.where(np.isfinite(data), np.float32(0.0), np.float32(np.nan))
         for number, wall in zip(walls, found.walls, strict=True):
-            drawn[tuple(wall.branch.pixels.T)] = number
+            drawn[tuple(wall.drawn.T)] = number
         return {"table": table(found, walls, junctions), "map": drawn[None]}
 
 

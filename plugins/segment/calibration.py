@@ -10,7 +10,7 @@ import numpy as np
 
 from . import doubt, novelty
 from .ensemble import Ensemble, Prediction
-from .lamellae import lamellae
+from .generators import generator_of
 from .picture import Image, Picture, generator, near
 from .scores import Matched, calibration_error, compared, counted, joined, ridge
 from .weights import Card
@@ -29,11 +29,11 @@ def calibrated(
 
     also: measured maps that are familiar from now on, beside them.
     """
-    ensemble = Ensemble(members, card)
+    ensemble, made_of = Ensemble(members, card), generator_of(card.trained)
     tried = [(t, w) for t in THRESHOLDS for w in WEAK if w <= t]
     known: list[tuple[Picture, Prediction]] = []
     for i in range(frames):
-        picture = lamellae(generator("calibration", seed, i), size)
+        picture = made_of(generator("calibration", seed, i), size)
         known.append((picture, ensemble.predict(picture.values)))
     some = known[: max(1, frames // 2)]
     totals = dict.fromkeys(tried, Matched())
@@ -43,7 +43,7 @@ def calibrated(
             totals[each] += compared(joined(crests, made.mean, *each), picture)
     threshold, weak = max(tried, key=lambda each: totals[each].f1)
     traits = [made.features for _, made in known]
-    more = (lamellae(generator("calibration", seed, i), size).values for i in range(frames, _FAMILIAR * frames))
+    more = (made_of(generator("calibration", seed, i), size).values for i in range(frames, _FAMILIAR * frames))
     traits.extend(ensemble.predict(values).features for values in more)
     learned = [ensemble.predict(values).features for values in also]
     rng = generator("calibration", seed, frames)

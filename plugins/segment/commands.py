@@ -13,8 +13,11 @@ import msgspec
 from probeloop.api import Problem, SettingsError
 
 from .calibration import calibrated
+from .column_scores import column_quality
+from .coverage import route_coverage
 from .curves import curves
 from .ensemble import Ensemble
+from .generators import NAMES, weights_at
 from .network import library
 from .quality import quality
 from .retrain import run
@@ -25,6 +28,7 @@ from .weights import SHIPPED, Card, load, save
 TARGETS: dict[str, tuple[str, float]] = {
     "boundary_f1_in": (">=", 0.90),
     "frame_ood_auroc": (">=", 0.90),
+    "route_coverage": (">=", 0.95),
     "x_torch_eager": (">=", 2.2),
     "x_published_predictor": (">=", 4.0),
 }
@@ -45,7 +49,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     if "calibrate" in config:
         return _calibrated(dict(config))
     given = dict(config)
-    out = Path(given.pop("out", None) or "walls.safetensors")
+    out = Path(given.pop("out", None) or f"{given.get('kind', 'walls')}.safetensors")
     say = _say if given.pop("progress", False) else _silent
     base = msgspec.to_builtins(QUICK if given.pop("quick", False) else Training())
     unknown = sorted(set(given) - set(base))
@@ -63,7 +67,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         curves([stage.name for stage in trainer.plan], trainer.losses), encoding="utf-8"
     )
     say("sets threshold, error estimate and frame score on held-out pictures")
-    told = {**msgspec.to_builtins(settings), "start": Path(settings.start).name, "generator": "lamellae",
+    told = {**msgspec.to_builtins(settings), "start": Path(settings.start).name, "generator": NAMES[settings.kind],
             "seeds": "training"}  # fmt: skip
     card = Card(settings.filters, settings.members, flipped=True, trained=told)
     save(out, members, card)
@@ -122,6 +126,8 @@ def bench(options: Mapping[str, Any]) -> dict[str, Any]:
     seed, seconds = int(options.get("seed") or 0), float(options.get("seconds") or 40.0)
     ensemble = Ensemble.from_file(Path(options.get("weights") or SHIPPED))
     found = quality(ensemble, seed)
+    found |= route_coverage(ensemble, seed)
+    found["columns"] = column_quality(Ensemble.from_file(weights_at("columns")), seed)
     found |= speeds(ensemble, seed, seconds)
     reached = {name: found[name] >= limit for name, (_, limit) in TARGETS.items()}
     return {**found, "seed": seed, "targets": {name: limit for name, (_, limit) in TARGETS.items()},

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from probeloop.api import DropInError, Settings, quantity
 
+from .generators import GENERATORS, Kind
 from .lamellae import USUAL, Ranges, lamellae
 from .network import bfloat_is_faster, build, library
 from .picture import Picture, generator, near
@@ -54,13 +55,15 @@ _OWN_SHARE, _ALL_SHARE = 0.5, 0.2  # of a member's pictures from its own range; 
 class Training(Settings):
     """What a training is made of.
 
-    cycles: of the baseline, or of each member from scratch; member_cycles: of each member after a baseline; a cycle
-    is one batch. rate: of AdamW at its highest, then down along a cosine; member_rate: that of a member after a
-    baseline. threads: of torch; pictures are made in one more. simulated: share of pictures that are cuts of scans by
-    the simulated scanning probe, of so many specimens. start: a file of weights whose first member a run begins with;
-    "" = with random weights. held_out: pictures that the result is calibrated on.
+    kind: what is to be found, walls or columns of atoms. cycles: of the baseline, or of each member from scratch;
+    member_cycles: of each member after a baseline; a cycle is one batch. rate: of AdamW at its highest, then down
+    along a cosine; member_rate: that of a member after a baseline. threads: of torch; pictures are made in one more.
+    simulated: share of pictures that are cuts of scans by the simulated scanning probe, of so many specimens (walls
+    alone). start: a file of weights whose first member a run begins with; "" = with random weights. held_out:
+    pictures that the result is calibrated on.
     """
 
+    kind: Kind = "walls"
     filters: Annotated[int, msgspec.Meta(ge=4, le=128)] = 16
     members: Annotated[int, msgspec.Meta(ge=1, le=20)] = 5
     strategy: Literal["from_baseline", "from_scratch", "swag"] = "from_baseline"
@@ -116,6 +119,8 @@ def simulated(config: Training) -> list[Field]:
 
 def picture_of(rng: np.random.Generator, config: Training, own: Ranges | None, known: list[Field]) -> Picture:
     """Return a picture for training. known: `simulated` scans."""
+    if config.kind != "walls":
+        return GENERATORS[config.kind](rng, config.crop)
     chance = rng.random()
     if known and chance < config.simulated:
         return cut(rng, known, config.crop)
@@ -161,7 +166,7 @@ class Trainer:
         torch.set_num_threads(self.config.threads)
         self.folder.mkdir(parents=True, exist_ok=True)
         resumed = self._resumed()
-        if self._at < len(self.plan) and self.config.simulated:
+        if self._at < len(self.plan) and self.config.kind == "walls" and self.config.simulated:
             self.say(f"scans {self.config.specimens} simulated specimens")
             self._known = simulated(self.config)
             self._began = time.monotonic()

@@ -20,13 +20,14 @@ from probeloop.api import (
     Settings,
     SettingsError,
     StreamSpec,
+    map_input,
 )
 
 from .beside import Beside, Finished
 from .ensemble import Ensemble
+from .generators import weights_at
 from .network import library
 from .prepare import fault, logarithm
-from .weights import SHIPPED
 
 _UNEVEN = 1.5  # ratio of a pixel's sides from which on a wall has another width along x than along y
 _MOST = 8192 * 8192
@@ -56,10 +57,10 @@ class Segment(ScanTransform):
 
         channel: of several, by name; "" = the first. contrast: "ratio" shows them the logarithm of what is positive,
         such as an amplitude, so that a wall in a weak domain counts as much as one in a strong domain. weights: a
-        file of `train segment`; "" = the shipped one. retrain: let the networks learn from these maps in a process
-        beside, "once" (for another time set "off" in between), or "when_strange", which is when maps are unlike the
-        training pictures; the networks are replaced when that has made them better. retrained: the file that such
-        weights are kept in; "" = they are forgotten with this process.
+        file of `train segment`; "walls" or "" and "columns" are the shipped ones. retrain: let the networks learn from
+        these maps in a process beside, "once" (for another time set "off" in between), or "when_strange", which is
+        when maps are unlike the training pictures; the networks are replaced when that has made them better.
+        retrained: the file that such weights are kept in; "" = they are forgotten with this process.
         """
 
         channel: str = ""
@@ -93,19 +94,12 @@ class Segment(ScanTransform):
         the map could be segmented, else 0: then the maps are those before. Raises SettingsError for what is no 2D map
         of real numbers with about square pixels, DropInError without torch or for weights that can't be used.
         """
-        axes = spec.sig if spec.kind == "image" else spec.nav
-        plain = spec.kind == "image" or (spec.kind == "values" and len(spec.frame_shape) < 2)
-        if len(axes) != 2 or not plain or spec.numpy_dtype.kind == "c" or np.prod([a.size for a in axes]) > _MOST:
-            what = f"{spec.name!r} has {len(axes)} scan axes and frames of shape {spec.frame_shape}"
-            raise SettingsError([Problem("input", what, "a 2D map of real numbers, such as an amplitude")])
-        names = [channel.name for channel in spec.channels]
-        wanted = self.parameters.channel
-        if wanted and wanted not in names:
-            raise SettingsError([Problem("channel", f"no {wanted!r} in {spec.name!r}", " | ".join(names) or "none")])
+        wanted = "a 2D map of real numbers, such as an amplitude"
+        self._input = found = map_input(spec, self.parameters.channel, wanted=wanted, real=True)
+        axes, self._shape = found.axes, found.shape
+        if np.prod(found.shape) > _MOST:
+            raise SettingsError([Problem("input", f"{spec.name!r} has {found.shape} pixels", f"at most {_MOST}")])
         _check_pixels(spec.name, axes)
-        several = spec.kind == "values" and len(spec.frame_shape) == 1
-        self._channel = (names.index(wanted) if wanted else 0) if several else None
-        self._shape = (axes[0].size, axes[1].size)
         self._load()
         self._last: Outputs | None = None
         maps = {
@@ -132,7 +126,7 @@ class Segment(ScanTransform):
         None before there are lines enough. A map that can't be segmented gives the walls before it once more.
         """
         self._look()
-        values = np.asarray(data if self._channel is None else data[..., self._channel], np.float64)
+        values = np.asarray(self._input.of(data), np.float64)
         values = values.reshape(self._shape)
         there = np.isfinite(values)
         if mask is not None:
@@ -217,7 +211,7 @@ class Segment(ScanTransform):
         wanted = (self.parameters.weights, self.context.device)
         if self._ensemble is None or self._loaded != wanted:
             self.beside.stop()  # it learns from what is not wanted any more
-            path = Path(self.parameters.weights).expanduser() if self.parameters.weights else SHIPPED
+            path = weights_at(self.parameters.weights)
             self._ensemble = Ensemble.live(path, self.context.device)
             self._loaded, self._weights = wanted, path
             library().set_num_threads(1)  # threads that wait for each other on busy cores take up to 20 times as long

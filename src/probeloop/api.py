@@ -31,10 +31,11 @@ _WHERE = {
     "data.frame": "BlockFlag FrameBlock FrameBuffer FrameFlag",
     "data.latency": "Histogram LOOP_STAGES LOOP_TOTALS Timings read_histograms",
     "data.limits": "Alarm Limits",
+    "data.maps": "MapInput map_input",
     "data.scan": "Position Region visit_order",
     "data.settings": "Settings",
     "data.units": "convert display quantity to_si",
-    "discover": "load_simulator",
+    "discover": "load_class load_simulator",
     "plugin.instance": "load_scalarizer",
     "record.reader": "open_session",
     "plugin.contract": "Checkpoint Context FrameTransform JoinTransform NoParameters Observation Observe Outputs "

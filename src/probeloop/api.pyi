@@ -160,6 +160,10 @@ from .data.limits import (
     Alarm as Alarm,
     Limits as Limits,
 )
+from .data.maps import (
+    MapInput as MapInput,
+    map_input as map_input,
+)
 from .data.scan import (
     Position as Position,
     Region as Region,
@@ -175,6 +179,7 @@ from .data.units import (
     to_si as to_si,
 )
 from .discover import (
+    load_class as load_class,
     load_simulator as load_simulator,
 )
 from .plugin.contract import (

@@ -34,7 +34,8 @@ def test_walls_of_measured_scans(name: str, tmp_path: Path) -> None:
     sys.stdout.write(json.dumps({"file": name, "auc": walls["auc"], "auc_height": walls["auc_height"]}) + "\n")
     assert forward["route_coverage"] > 0.95
     assert forward["route"]["gain"] > 0.05
-    assert walls["auc"]["ridges"] > max(walls["auc"]["sato"], walls["auc"]["low_amplitude"])
+    assert walls["map"] == "segment"
+    assert walls["auc"]["segment"] > max(walls["auc"]["sato"], walls["auc"]["low_amplitude"])
     assert all(abs(each["chance"] - each["area"]) < 0.02 for each in walls["at"].values())
 
 

@@ -9,7 +9,8 @@ from probeloop.testing.check import check_class
 
 OF_ANOTHER_TEST = ("Plan", "Driver", "Simulator")
 LEARNING = dict.fromkeys(("Dkl", "DklOrPca", "PcaGp", "XyGp"), ("torch",))
-NEEDS = {"Segment": ("torch", "safetensors"), **LEARNING}  # libraries of an extra
+SEEING = dict.fromkeys(("Segment", "Columns"), ("torch", "safetensors"))
+NEEDS = {**SEEING, **LEARNING}  # libraries of an extra
 SHIPPED = [e for e in discover.found() if e.origin == "shipped" and e.kind not in OF_ANOTHER_TEST]
 
 

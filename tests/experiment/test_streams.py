@@ -11,11 +11,11 @@ import pytest
 
 from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.clock import MonotonicClock
-from probeloop.data.control import Result
+from probeloop.data.control import Result, StateChange
 from probeloop.data.errors import PlanError
 from probeloop.data.frame import BlockFlag, FrameFlag
 from probeloop.experiment.controls import Controls, Ended
-from probeloop.experiment.streams import FrameStore
+from probeloop.experiment.streams import FrameStore, Refusals
 
 VALUES = StreamSpec("v", "values", "<f4", nav=(Axis("y", 2), Axis("x", 2)))
 END = int(BlockFlag.SCAN_END)
@@ -75,6 +75,23 @@ def test_a_map_waits_for_the_end_of_its_scan(make_block: Any) -> None:
     found, _ = store.map("v", result(1, 0, 4), controls.wait_for, 5.0)
     timer.join()
     np.testing.assert_array_equal(found, [[1, 2], [np.nan, np.nan]])
+
+
+def test_a_map_that_does_not_come_says_what_its_plugin_said() -> None:
+    controls, refusals = Controls(MonotonicClock()), Refusals()
+    store = FrameStore(("v.mean",), MonotonicClock(), controls.changed, refusals=refusals)
+
+    def told() -> str:
+        with pytest.raises(PlanError) as missing:
+            store.map("v.mean", result(1, 0, 4), controls.wait_for, 0.01)
+        return str(missing.value)
+
+    assert told().endswith("is the plug-in that makes it running?")
+    refusals.hear(StateChange(target="v", state="refused", reason="no torch. pip install 'probeloop[ml]'"))
+    refusals.hear(StateChange(target="w", state="running"))
+    assert told().endswith("v refused: no torch. pip install 'probeloop[ml]'")
+    refusals.hear(StateChange(target="v", state="running"))
+    assert "refused" not in told()
 
 
 def test_an_end_is_heard_while_waiting(make_block: Any) -> None:

@@ -345,11 +345,13 @@ def test_the_plan_survives_a_kill_at_every_step(changes: dict[str, Any]) -> None
     assert check_plan(Forward, msgspec.convert(wanted, Forward.Parameters)) == []
 
 
-@pytest.mark.parametrize("name", ["spm-forward", "pto-forward", "stem-forward"])
+@pytest.mark.parametrize("name", ["spm-forward", "pto-forward", "pto-ridges", "stem-forward"])
 def test_the_shipped_rigs_name_what_there_is(name: str) -> None:
     rig = load(name)
     assert faults(rig) == []
-    made = {f"{instance}.{topic}" for instance in rig.plugins for topic in ("mean", "flat", "map", "table")}
+    made = {
+        f"{instance}.{topic}" for instance in rig.plugins for topic in ("mean", "variance", "flat", "map", "table")
+    }
     for plan in rig.plans:
         if plan.use == "forward":
             asked = Forward(convert(Forward.Parameters, plan.parameters)).inputs()

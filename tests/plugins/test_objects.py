@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.ndimage as ndi
 from probeloop.plugins.objects.find import Grid, NoLines, find
 from probeloop.plugins.objects.identity import Identities
 from probeloop.plugins.objects.shape import shape_of
@@ -94,6 +95,19 @@ def test_a_side_branch_that_is_too_short_is_pruned_and_the_wall_stays_one() -> N
     assert len(find(drawn(line, [(48, 50), (30, 50)]), GRID, 0.5, 8).walls) == 3
 
 
+@pytest.mark.parametrize("slope", [0.0, 0.3, -0.7])
+def test_a_broad_band_is_one_wall_from_edge_to_edge(slope: float) -> None:
+    y, x = np.mgrid[:SIDE, :SIDE].astype(float)
+    away = np.abs(x - 48 - slope * (y - 48)) / math.hypot(1, slope)
+    (wall,) = find(np.exp(-((away / 12) ** 2)), GRID, 0.5, 6).walls
+    rows = wall.branch.pixels[:, 0]
+    assert rows.min() <= 1
+    assert rows.max() >= SIDE - 2
+    off = wall.branch.pixels[:, 1] - 48 - slope * (rows - 48)
+    assert np.abs(off[(rows > 12) & (rows < SIDE - 13)]).max() < 2
+    assert wall.shape.length == pytest.approx(SIDE * math.hypot(1, slope) * STEP, rel=0.08)
+
+
 def test_pixels_that_are_no_squares_are_measured_as_they_are() -> None:
     tall = Grid((0.0, 0.0), (STEP, 2 * STEP))
     across, down = (
@@ -137,7 +151,9 @@ def test_the_table_says_what_and_where_in_metres() -> None:
     assert math.dist(place, (1e-6 + 48 * STEP, 2e-6 + 48 * STEP)) < 2 * STEP
     numbers = made["map"][0]
     assert set(np.unique(numbers)) == {0, 1, 2, 3, 4}
-    assert rows["pixels"][:4].tolist() == [int((numbers == n).sum()) for n in rows["id"][:4]]
+    more = [int((numbers == row["id"]).sum()) - row["pixels"] for row in rows[:4]]
+    assert all(0 <= each <= 3 for each in more)  # the way to the junction
+    assert ndi.label(numbers > 0, np.ones((3, 3)))[1] == 1
 
 
 def test_a_wall_keeps_its_number_while_it_moves_and_a_removed_one_is_not_replaced() -> None:

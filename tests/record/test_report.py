@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import msgspec
@@ -15,12 +16,14 @@ import pytest
 from record_blocks import F_LETTER, block_of, frames_spec, map_spec, rows, spectrum_spec
 
 from probeloop.data import control
+from probeloop.data.axes import Axis, StreamSpec
 from probeloop.data.commands import MoveProbe
 from probeloop.data.errors import RecordError
-from probeloop.record.figures import curves, picture
-from probeloop.record.png import MISSING, colour, levels, png
+from probeloop.record.figures import curves, labels, picture
+from probeloop.record.png import MISSING, colour, labelled, levels, png
 from probeloop.record.report import write_report
 from probeloop.record.session import SessionWriter
+from probeloop.record.sights import _chosen
 from probeloop.record.tally import Tally
 from probeloop.record.timing import latency_section
 
@@ -55,6 +58,34 @@ def test_a_figure_is_whole_svg_with_scale_bar_and_units() -> None:
     assert "&lt;x&gt;" in made
     assert curves(np.arange(3.0), np.full((2, 3), np.nan), "x", "y", "t") == ""
     ElementTree.fromstring(curves(np.arange(3.0), np.full((1, 3), 2e-7), "x", "y [V]", "t"))
+
+
+def test_numbers_of_things_have_colours_that_are_told_apart_and_none_is_black() -> None:
+    numbers = np.arange(0, 40.0).reshape(4, 10)
+    numbers[3, 9] = np.nan
+    pixels = labelled(numbers)
+    assert pixels[0, 0].max() == 0
+    assert tuple(pixels[3, 9]) == MISSING
+    assert pixels.reshape(-1, 3)[1:].max(axis=1).min() > 150
+    beside = np.abs(np.diff(pixels.reshape(-1, 3)[1:-1].astype(int), axis=0)).max(axis=1)
+    assert beside.min() > 60
+    made = labels(numbers, "walls", (2e-9, 2e-9), "", "m")
+    ElementTree.fromstring(re.search(r"<svg.*?</svg>", made).group(0))  # type: ignore[union-attr]
+    assert made.count("<image") == 1  # and no colour bar: a number is no value
+
+
+def test_a_larger_picture_before_the_last_one_is_shown_too() -> None:
+    def record(side: int, number: int) -> SimpleNamespace:
+        spec = StreamSpec("m", "image", sig=(Axis("y", side), Axis("x", side)))
+        return SimpleNamespace(spec=spec, is_scan=False, generation=-1, number=number)
+
+    def shown(*sides: int) -> list[int]:
+        return [each.number for each in _chosen([record(side, i) for i, side in enumerate(sides)])]  # type: ignore[misc]
+
+    assert shown(64, 64) == [1]
+    assert shown(256, 64, 64) == [0, 2]
+    assert shown(64, 256, 256, 64) == [2, 3]
+    assert shown(64, 256) == [1]
 
 
 def test_near_heights_far_from_zero_are_told_apart_on_the_colour_bar() -> None:

@@ -39,7 +39,7 @@ from .run import RunningPlan
 from .setup import HOLDER, ExperimentConfig, info_from, make_plan, make_rewards, make_scalarizers, small_topics
 from .showing import MapTopics
 from .steps import plain
-from .streams import FrameStore, History
+from .streams import FrameStore, History, Refusals
 
 SERVICE = "experiment"
 TICK = 0.25  # [s] longest wait; everything urgent wakes it
@@ -70,6 +70,7 @@ class ExperimentService:
         self._forms = PlanForms(config.folders)
         self._progress: control.Progress | None = None
         self._revisions: dict[str, int] = {}
+        self._refusals = Refusals()
         self._interrupted = read_interrupted(Path(config.resume), HOLDER) if config.resume else None
         self.ending = False
         self._log = EventLog(bus, self._clock)
@@ -104,10 +105,10 @@ class ExperimentService:
             event = control.decode_event(body)
         except WireError:
             return
+        self._refusals.hear(event)
         if isinstance(event, control.Progress) and event.target == "plan":
             self._progress = event
-        run = self._run
-        if run is None:
+        if (run := self._run) is None:
             return
         if isinstance(event, control.Done | control.Failed):
             run.controls.finished(event)
@@ -298,7 +299,9 @@ class ExperimentService:
         return [*self.config.inputs, *(each.topic or "spectrum" for each in self._scalarizers.values())]
 
     def _subscribe(self, topics: tuple[str, ...]) -> None:
-        self._store = FrameStore(topics, self._clock, self._changed, history=self._history)
+        self._store = FrameStore(
+            topics, self._clock, self._changed, history=self._history, refusals=self._refusals
+        )
         for topic in topics:
             subscriber = Subscriber(self._bus, topic, "lossless", credit=True)
             self._subscribers.append(subscriber)

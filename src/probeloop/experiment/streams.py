@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..data.assemble import assemble, empty_map, is_pixel
 from ..data.axes import StreamSpec
 from ..data.clock import Clock
-from ..data.control import Result, Trace
+from ..data.control import Event, Result, StateChange, Trace
 from ..data.errors import PlanError
 from ..data.frame import BlockFlag, FrameBlock, FrameFlag
 
@@ -27,6 +27,7 @@ KEEP_POINTS = 4096  # generations of measurements at a place, which have no map:
 KEEP_BYTES = 64 << 20  # of frames a topic
 MAP_BYTES = 256 << 20  # largest map
 Waiting = Callable[[Callable[[], bool], float], bool]
+_SILENT = ("refused", "failed", "off")  # states of a plug-in that gives nothing
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,29 @@ class _Topic:
     dropped_before: int = 0
 
 
+class Refusals:
+    """Why plug-ins give nothing at present, by their own events."""
+
+    def __init__(self) -> None:
+        self._why: dict[str, str] = {}
+
+    def hear(self, event: Event) -> None:
+        """Keep the reason of one that refuses, failed or is off, until it says that it runs."""
+        if isinstance(event, StateChange) and event.state in _SILENT:
+            self._why[event.target] = f"{event.target} {event.state}: {event.reason}"
+        elif isinstance(event, StateChange):
+            self._why.pop(event.target, None)
+
+    def why(self, topic: str) -> str:
+        """Return what the plug-in of a topic said, "" where it runs or nothing is known."""
+        return self._why.get(topic.partition(".")[0], "")
+
+
 class FrameStore:
-    """Blocks of some topics, the last few generations of them. changed: notified when a block came."""
+    """Blocks of some topics, the last few generations of them. changed: notified when a block came.
+
+    refusals: of the plug-ins that make them.
+    """
 
     def __init__(
         self,
@@ -124,7 +146,9 @@ class FrameStore:
         history: History | None = None,
         keep_bytes: int = KEEP_BYTES,
         map_bytes: int = MAP_BYTES,
+        refusals: Refusals | None = None,
     ) -> None:
+        self._refusals = refusals or Refusals()
         self._topics = {name: _Topic() for name in topics}
         self._clock = clock
         self._changed = changed
@@ -172,7 +196,7 @@ class FrameStore:
         if not wait(ended, timeout):
             raise PlanError(
                 f"no end of scan came on {topic!r} for generation {result.generation} within {timeout:g} s",
-                "is the plug-in that makes it running?",
+                self._refusals.why(topic) or "is the plug-in that makes it running?",
             )
         with self._changed:
             scan = held.scans.get(result.generation)

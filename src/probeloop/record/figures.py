@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.units import display
-from .png import colour, data_url, levels, scale, wheel
+from .png import colour, data_url, labelled, levels, scale, wheel
 
 WIDTH, _ROOM = 240, 106  # of a picture, and for its colour bar
 Over = Callable[[float, float], str]
@@ -70,9 +70,15 @@ def vectors(
     return _figure(wheel(x, y, most or 1.0), title, pixel, told, "m", None, None)
 
 
+def labels(values: NDArray[Any], title: str, pixel: tuple[float, float] | None, note: str, bar: str) -> str:
+    """Return a map (ny, nx) of the numbers of things as a figure, each in a colour of its own."""
+    return _figure(labelled(np.asarray(values, np.float64)), title, pixel, note, bar, None, None, key=False)
+
+
 def _figure(
     pixels: NDArray[np.uint8], title: str, pixel: tuple[float, float] | None, note: str, bar: str,
     scale_of: tuple[float, float, str, str] | None, points: NDArray[np.float64] | None, over: Over | None = None,
+    *, key: bool = True,
 ) -> str:  # fmt: skip
     ny, nx = pixels.shape[:2]
     aspect = ny / nx if pixel is None else ny * pixel[1] / (nx * pixel[0])
@@ -92,7 +98,8 @@ def _figure(
         body.append(over(width / nx, height / ny))
     if pixel is not None:
         body.append(_scale_bar(nx * pixel[0], width, height, bar))
-    body.append(_wheel(width + 12) if scale_of is None else _colour_bar(width + 12, height, *scale_of))
+    if key:
+        body.append(_wheel(width + 12) if scale_of is None else _colour_bar(width + 12, height, *scale_of))
     shown = html.escape(title) + (f"<small>{html.escape(note)}</small>" if note else "")
     whole = width + _ROOM
     if scale_of is not None:  # numbers with a long unit

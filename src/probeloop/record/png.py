@@ -51,6 +51,17 @@ def colour(values: NDArray[Any], low: float, high: float, name: str) -> NDArray[
     return made
 
 
+def labelled(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return numbers of things (ny, nx) as (ny, nx, 3) uint8: a colour each, 0 black; not finite is grey."""
+    good = np.isfinite(values)
+    which = np.where(good, values, 0).astype(np.int64)
+    turn = 2 * np.pi * (which * 0.61803398875 % 1.0)  # neighbours in number are far apart in hue
+    hue = 0.62 + 0.38 * np.cos(turn[..., None] - 2 * np.pi / 3 * np.arange(3))
+    made: NDArray[np.uint8] = np.where(which[..., None] == 0, 0, (255 * hue).round()).astype(np.uint8)
+    made[~good] = MISSING
+    return made
+
+
 def wheel(x: NDArray[Any], y: NDArray[Any], most: float) -> NDArray[np.uint8]:
     """Return vectors (x to the right, y down) as (ny, nx, 3) uint8: direction as hue, length as brightness.
 

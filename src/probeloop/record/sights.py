@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..data.axes import Channel
 from ..data.errors import ProbeloopError
-from .figures import PHASE, curves, loops, picture
+from .figures import PHASE, curves, labels, loops, picture
 from .maps import first_map, map_figures, pixel_of, title_of, topic_title
 from .patterns import pattern_figures
 from .reader import RecordedTopic
@@ -87,7 +88,7 @@ def _rank(record: RecordedTopic) -> tuple[bool, str, int]:
 
 
 def _chosen(records: list[RecordedTopic]) -> list[RecordedTopic]:
-    """Return the fullest scans, the newest of equals, oldest first; of images the newest record alone."""
+    """Return the fullest scans, the newest of equals, oldest first; of images the newest, and a larger one before."""
 
     def measured(record: RecordedTopic) -> int:
         try:
@@ -96,9 +97,18 @@ def _chosen(records: list[RecordedTopic]) -> list[RecordedTopic]:
             return -1
 
     if not any(record.is_scan for record in records):
-        return records[-1:]
+        largest = max(reversed(records), key=_pixels)
+        return [largest, records[-1]] if _pixels(largest) > _pixels(records[-1]) else records[-1:]
     newest_first = sorted(records, key=lambda record: (measured(record), record.generation), reverse=True)
     return sorted(newest_first[:_FULLEST], key=lambda record: record.generation)
+
+
+def _pixels(record: RecordedTopic) -> int:
+    """Return how many pixels a picture of a record has, 0 of anything else."""
+    try:
+        return math.prod(axis.size for axis in record.spec.sig) if record.spec.kind == "image" else 0
+    except ProbeloopError:
+        return 0
 
 
 def _last_image(record: RecordedTopic) -> str:
@@ -117,6 +127,8 @@ def _last_image(record: RecordedTopic) -> str:
     pixel, bar = pixel_of(record), "m"
     if pixel is None and all(axis.scale and axis.units for axis in axes):
         pixel, bar = (abs(axes[1].scale or 1.0), abs(axes[0].scale or 1.0)), axes[1].units
+    if record.spec.units == "id":
+        return labels(shown, topic_title(topic), pixel, note, bar)
     units = record.spec.units.replace("rad", PHASE)
     return picture(shown, topic_title(topic), units, pixel, name="grey", note=note, bar=bar)
 
