@@ -10,6 +10,8 @@ batch of matrices.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 from typing import Any, Literal
 
@@ -25,6 +27,7 @@ SCALE = (0.1, 10.0)  # of the signal's deviation, in spreads of the values
 NOISE = (0.01, 2.0)  # of the noise's
 _JITTERS = (1e-8, 1e-6, 1e-4)
 _HARD = 1e-12
+_MEMORY = (0.9, 0.999)  # of Adam, for the slope and its square
 
 
 class Singular(Exception):
@@ -39,25 +42,25 @@ class Shape(msgspec.Struct, frozen=True):
     """Of the model. inputs: features of a place. layers: widths of the network, () = none. members: side by side.
 
     steps, again: of Adam in a fit and in an update. rate: of Adam for the kernel; `network_rate` for the network.
-    weight_decay: prior precision of the network's weights, against the fan-in.
+    weight_decay: prior precision of the network's weights. noise_spread: of the noise's logarithm in
+    its prior.
     """
 
     inputs: int
     layers: tuple[int, ...] = ()
     kernel: Literal["rbf", "matern"] = "rbf"
     members: int = 1
-    steps: int = 120
-    again: int = 15
+    steps: int = 80
+    again: int = 10
     rate: float = 0.05
     network_rate: float = 0.01
     weight_decay: float = 1.0
-    skip: int = 0
     noise_spread: float = 1.5
 
     @property
     def outputs(self) -> int:
         """How many features the kernel sees."""
-        return self.layers[-1] + self.skip if self.layers else self.inputs
+        return self.layers[-1] if self.layers else self.inputs
 
 
 class Kernels:
@@ -71,13 +74,13 @@ class Kernels:
         chance = torch.Generator().manual_seed(seed)
         m, widths = shape.members, (shape.inputs, *shape.layers)
         self.layers: list[tuple[Any, Any]] = []
-        for taken, made in zip(widths[:-1], widths[1:], strict=True):
+        for taken, made in itertools.pairwise(widths):
             weight = torch.randn(m, taken, made, generator=chance, dtype=torch.float64) * math.sqrt(2.0 / taken)
             bias = 0.1 * torch.randn(m, 1, made, generator=chance, dtype=torch.float64)
             self.layers.append((weight, bias))
         if self.layers:
             self._put_to_scale(torch.from_numpy(some))
-        middle = 0.0 if shape.layers and not shape.skip else 0.5 + 0.5 * math.log(shape.outputs)
+        middle = 0.0 if shape.layers else 0.5 + 0.5 * math.log(shape.inputs)
         self.length = _raw(torch.full((m, 1, shape.outputs), middle, dtype=torch.float64), LENGTH)
         self.scale = _raw(torch.zeros(m, 1, 1, dtype=torch.float64), SCALE)
         self.noise = _raw(torch.full((m, 1, 1), math.log(0.2), dtype=torch.float64), NOISE)
@@ -86,7 +89,7 @@ class Kernels:
 
     def _put_to_scale(self, some: Any) -> None:
         """Let every output of the network have mean 0 and deviation 1 over these places."""
-        made = self.features(some)[:, :, : self.shape.layers[-1]]
+        made = self.features(some)
         deviation = made.std(dim=1, keepdim=True).clamp_min(1e-6)
         weight, bias = self.layers[-1]
         self.layers[-1] = (weight / deviation, (bias - made.mean(dim=1, keepdim=True)) / deviation)
@@ -103,9 +106,6 @@ class Kernels:
             z = self._torch.baddbmm(bias, z, weight)
             if i + 1 < len(self.layers):
                 z = self._torch.relu(z)
-        if self.shape.skip:
-            first = x if x.dim() == 3 else x.expand(self.shape.members, *x.shape)
-            z = self._torch.cat([z, first[:, :, : self.shape.skip]], dim=2)
         return z
 
     def covariance(self, a: Any, b: Any) -> Any:
@@ -172,35 +172,51 @@ class Kernels:
         try:
             self._learn(x, y, sigma, steps)
         except (Singular, Diverged):
-            self._set(before)
+            self.set_parameters(before)
             raise
         if not all(bool(torch.isfinite(each).all()) for each in self.parameters):
-            self._set(before)
+            self.set_parameters(before)
             raise Diverged("a parameter is no number")
 
     def _learn(self, x: Any, y: Any, sigma: Any, steps: int) -> None:
-        torch = self._torch
-        self._set([each.detach().requires_grad_() for each in self.parameters])
-        network = [each for layer in self.layers for each in layer]
-        kernel = [self.length, self.scale, self.noise, self.mean]
-        groups = [{"params": kernel, "lr": self.shape.rate}]
-        if network:
-            groups.append({"params": network, "lr": self.shape.network_rate})
-        optimizer = torch.optim.Adam(groups, foreach=True)
+        """Adam (Kingma and Ba, ICLR 2015), all parameters as one vector.
+
+        torch's own loads its compiler at first use, a second and 70 MB, and takes longer than the rest of a step.
+        """
+        torch, every = self._torch, self.parameters
+        sizes = [each.numel() for each in every]
+        rates = [self.shape.network_rate] * (2 * len(self.layers)) + [self.shape.rate] * 4
+        rate = torch.cat([torch.full((n,), r, dtype=torch.float64) for n, r in zip(sizes, rates, strict=True)])
+        vector = torch.cat([each.reshape(-1) for each in every]).requires_grad_()
+        mean, square = torch.zeros_like(rate), torch.zeros_like(rate)
         first = last = math.nan
-        for step in range(steps):
-            optimizer.zero_grad()
+        for step in range(1, steps + 1):
+            parts = vector.split(sizes)
+            self.set_parameters([part.view(each.shape) for part, each in zip(parts, every, strict=True)])
             last, loss = self.loss(x, y, sigma)
             if not math.isfinite(last):
                 raise Diverged(f"the loss is {last} at step {step}")
-            first = last if step == 0 else first
-            loss.backward()
-            optimizer.step()
-        self._set([each.detach() for each in self.parameters])
+            first = last if step == 1 else first
+            (slope,) = torch.autograd.grad(loss, vector)
+            mean.lerp_(slope, 1 - _MEMORY[0])
+            square.mul_(_MEMORY[1]).addcmul_(slope, slope, value=1 - _MEMORY[1])
+            with torch.no_grad():
+                deviation = (square / (1 - _MEMORY[1] ** step)).sqrt_().add_(1e-8)
+                vector.sub_(rate * mean / ((1 - _MEMORY[0] ** step) * deviation))
+        parts = vector.detach().split(sizes)
+        self.set_parameters([part.view(each.shape) for part, each in zip(parts, every, strict=True)])
         if last > first + 0.1 * abs(first) + 10:
             raise Diverged(f"the loss rose from {first:.4g} to {last:.4g}")
 
-    def _set(self, parameters: list[Any]) -> None:
+    def member(self, j: int) -> Kernels:
+        """Return member j alone, of parameters that are views of these."""
+        alone = copy.copy(self)
+        alone.set_parameters([each[j : j + 1] for each in self.parameters])
+        alone.shape = msgspec.structs.replace(self.shape, members=1)
+        return alone
+
+    def set_parameters(self, parameters: list[Any]) -> None:
+        """Put tensors in the place of `parameters`, in that order."""
         count = len(self.layers)
         self.layers = [(parameters[2 * i], parameters[2 * i + 1]) for i in range(count)]
         self.length, self.scale, self.noise, self.mean = parameters[2 * count :]

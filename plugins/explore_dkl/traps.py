@@ -54,7 +54,8 @@ class Trap:
             return ""
         row, column = (round(float(v)) for v in spot)
         return self._away(
-            f"the last {WINDOW} measurements lie within {self.radius:g} pixels of row {row}, column {column} and gain nothing"
+            f"the last {WINDOW} measurements lie within {self.radius:g} pixels of row {row}, column {column}, "
+            "and gain nothing"
         )
 
     def nothing_left(self, best_log_improvement: float) -> str:

@@ -59,9 +59,9 @@ def top(share: float = 0.03) -> set[int]:
 @pytest.mark.parametrize("policy", [Dkl, PcaGp])
 def test_it_finds_the_best_places_many_times_as_often_as_chance(policy: type[Policy]) -> None:
     made = begun(policy, edges="mirror")
-    seen = play(made, 36)
-    assert len(set(seen)) == 36
-    assert len(top() & set(seen)) >= 5  # at random 36 * 0.03 = 1
+    seen = play(made, 34)
+    assert len(set(seen)) == 34
+    assert len(top() & set(seen)) >= 5  # at random 34 * 0.03 = 1
     assert made.link.seen
 
 
@@ -105,7 +105,7 @@ def test_edges_are_masked_or_mirrored() -> None:
     assert inside[10, 10]
     assert begun(PcaGp, edges="mirror")._allowed.all()
     made = begun(PcaGp)
-    for seen in play(made, 30):
+    for seen in play(made, 14):
         assert inside.ravel()[seen]
 
 
@@ -115,12 +115,12 @@ def test_invalid_observations_are_never_best_and_their_surroundings_are_avoided(
         return observe(place, 99.0 if broken else None, valid=not broken)
 
     made = begun(PcaGp)
-    seen = play(made, 40, value=half_broken)
+    seen = play(made, 30, value=half_broken)
     assert made._cells.best <= 1.0
     assert made.maps()["prediction"].max() < 3.0
-    late = np.array([each % SHAPE[1] < 13 for each in seen[20:]])
+    late = np.array([each % SHAPE[1] < 13 for each in seen[14:]])
     blind = begun(PcaGp, avoid_failures=False)
-    without = np.array([each % SHAPE[1] < 13 for each in play(blind, 40, value=half_broken)[20:]])
+    without = np.array([each % SHAPE[1] < 13 for each in play(blind, 30, value=half_broken)[14:]])
     assert late.mean() < without.mean() or late.mean() < 0.2
 
 
@@ -160,12 +160,17 @@ def test_a_faulty_deep_kernel_is_replaced_and_reported(monkeypatch: pytest.Monke
 
 def test_costs_keep_it_near_and_off_what_was_measured() -> None:
     def way(**settings: Any) -> float:
-        seen = np.array([PLACES[each] / STEP for each in play(begun(PcaGp, **settings), 24)[10:]])
+        seen = np.array(
+            [
+                PLACES[each] / STEP
+                for each in play(begun(PcaGp, acquisition="maximum_uncertainty", **settings), 20)[10:]
+            ]
+        )
         return float(np.hypot(*np.diff(seen, axis=0).T).mean())
 
     assert way(travel_cost=30.0) < 0.6 * way()
     made = begun(PcaGp, spacing=3.0)
-    places = np.array([PLACES[each] / STEP for each in play(made, 24)])
+    places = np.array([PLACES[each] / STEP for each in play(made, 18)])
     learned = places[8:]
     assert min(math.dist(a, b) for i, a in enumerate(learned) for b in learned[:i]) >= 3.0
 
@@ -206,7 +211,7 @@ def test_the_other_rivals_go_by_what_they_say() -> None:
     play(made, 14)
     assert made._learner.name == "xy_gp"
     made = begun(DklOrPca)
-    play(made, 26)
+    play(made, 20)
     assert made._learner.name in ("deep_kernel", "pca_gp")
 
 
@@ -240,11 +245,12 @@ def test_a_trapped_policy_says_so_and_goes_elsewhere() -> None:
     def one_bump(place: tuple[float, float]) -> Observation:
         return observe(place, math.exp(-(((place[0] / STEP - 13) / 3) ** 2) - ((place[1] / STEP - 13) / 3) ** 2))
 
-    made = begun(XyGp, seed=2)
-    play(made, 40, value=one_bump)
-    assert any("the next" in each for each in made.notices)
-    still = begun(XyGp, seed=2, escape=False)
-    play(still, 40, value=one_bump)
+    greedy: dict[str, Any] = {"acquisition": "upper_confidence_bound", "beta": 0.0}
+    made = begun(XyGp, seed=2, **greedy)
+    play(made, 32, value=one_bump)
+    assert any("gain nothing: the next" in each for each in made.notices)
+    still = begun(XyGp, seed=2, escape=False, **greedy)
+    play(still, 32, value=one_bump)
     assert not any("the next" in each for each in still.notices)
 
 
