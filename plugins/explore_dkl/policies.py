@@ -42,7 +42,7 @@ class Learning(Settings):
     """
 
     patch: Annotated[int, msgspec.Meta(ge=2, le=64)] = 8
-    edges: Literal["mask", "mirror"] = "mask"
+    edges: Literal["mask", "mirror"] = "mirror"
     acquisition: acquisition.Name = "expected_improvement"
     xi: Annotated[float, quantity("", ge=0, le=10)] = 0.01
     beta: Annotated[float, quantity("", ge=0, le=100)] = 2.0

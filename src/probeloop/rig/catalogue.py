@@ -173,7 +173,7 @@ def bench(options: argparse.Namespace) -> int:
     run: Any = getattr(made, "bench", None)
     if run is None:
         raise DropInError(f"{what!r} offers no bench", "its commands.py needs a function bench(options)")
-    named = {"seeds": options.seeds, "seed": options.seed, "seconds": options.seconds}
+    named = {"seeds": options.seeds, "seed": options.seed, "seconds": options.seconds, "what": options.what}
     figures = run({**named, "progress": not options.json})
 
     emit_json(figures)

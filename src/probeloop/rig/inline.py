@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
-from ..data.assemble import assemble, empty_map
 from ..data.axes import StreamSpec
 from ..data.calibration import CalibrationSet
 from ..data.errors import CalibrationError, DropInError, SettingsError
@@ -24,8 +22,10 @@ from ..discover import load_class
 from ..plugin.contract import Context, FrameTransform, ScanTransform
 from ..plugin.instance import topic_name
 from ..plugin.output import check_arrays, completed
+from ..plugin.scan_map import ScanSoFar
 from .schema import PluginEntry, Rig
 
+_COLUMNS = ("time_ns", "scan_index", "position", "dose", "frame_flags")
 Deliver = Callable[[FrameBlock], None]
 
 
@@ -43,20 +43,20 @@ class Inline:
         self._specs: dict[str, StreamSpec] = {}
         self._generation = -1
         self._next: dict[str, int] = {}
-        self._map: NDArray[Any] | None = None
-        self._mask = np.zeros(0, bool)
+        self._scan: ScanSoFar | None = None
+        self._deliver: Deliver = lambda block: None
 
     def take(self, block: FrameBlock, deliver: Deliver) -> None:
         """Process a block of the input."""
+        self._deliver = deliver
         if block.generation != self._generation:
             self._begin(block)
         if self.refused:
             return
-        if isinstance(self._plugin, ScanTransform):
-            self._scan(block, deliver)
+        if self._scan is not None:
+            self._scan.take(self, block)
         else:
-            arrays = self._plugin.process(block) if block.count else None
-            self._send(block, arrays, deliver)
+            self._send(block, self._plugin.process(block) if block.count else None, block.flags)
 
     def _begin(self, block: FrameBlock) -> None:
         self._generation, self.refused = block.generation, ""
@@ -68,46 +68,32 @@ class Inline:
             self.refused = str(error)
             return
         if isinstance(self._plugin, ScanTransform):
-            self._map = empty_map(block.spec) if self._plugin.takes == "map" else None
-            self._mask = np.zeros(int(np.prod(block.spec.nav_shape, dtype=np.int64)), bool)
-            self._plugin.begin(block.spec)
+            self._scan = ScanSoFar(self._plugin, block.spec)
+            self._scan.begin(self)
 
-    def _scan(self, block: FrameBlock, deliver: Deliver) -> None:
-        """Hand the scan over: block by block, or the map once it has ended."""
-        over = bool(block.flags & BlockFlag.SCAN_END)
-        made = None
-        if self._map is None:
-            made = self._plugin.update(block) if block.count else None
-        else:
-            if block.count:
-                self._mask[assemble(block.spec, block, self._map)] = True
-            if over:
-                made = self._plugin.update(self._map, self._mask.reshape(block.spec.nav_shape))
-        if made is not None:
-            self._emit(block, made, deliver, BlockFlag(0))
-        if over:
-            last = self._plugin.end(bool(block.flags & BlockFlag.ABORTED))
-            self._emit(block, last, deliver, BlockFlag.SCAN_END)
+    def scan_call(self, call: Callable[[], Any]) -> Any:
+        """Call into the plug-in."""
+        return call()
 
-    def _emit(self, block: FrameBlock, arrays: Any, deliver: Deliver, flags: BlockFlag) -> None:
-        count = 1 if arrays is not None and block.count else 0
-        row = {
-            name: getattr(block, name)[-1:] if count else getattr(block, name)[:0]
-            for name in ("time_ns", "scan_index", "position", "dose", "frame_flags")
-        }
-        last = block.data[-1:] if count else block.data[:0]
-        one = replace(block, count=count, flags=flags, data=last, **row)
-        self._send(one, arrays if count else None, deliver)
+    def publish_scan(self, block: FrameBlock, arrays: Any, flags: BlockFlag) -> None:
+        """Send what a ScanTransform returned (None = nothing but the flags, where there are any)."""
+        if arrays is not None or flags:
+            self._send(block, arrays, flags)
 
-    def _send(self, block: FrameBlock, arrays: Any, deliver: Deliver) -> None:
+    def _send(self, block: FrameBlock, arrays: Any, flags: BlockFlag) -> None:
         if arrays is not None:
             arrays = check_arrays(self.name, self._specs, arrays, block.count, rows_are_free=True)
         for name, spec in self._specs.items():
+            data = arrays[name] if arrays is not None else np.empty((0, *spec.frame_shape), spec.numpy_dtype)
+            rows = np.arange(len(data)) if len(data) == block.count else np.full(len(data), block.count - 1)
+            columns = {column: getattr(block, column)[rows] for column in _COLUMNS}
             topic = topic_name(self.name, name)
             first = self._next.get(topic, 0)
-            data = arrays[name] if arrays is not None else np.empty((0, *spec.frame_shape), spec.numpy_dtype)
-            self._next[topic] = first + block.count
-            deliver(replace(block, spec=spec, index=first, source_index=block.index, data=data))
+            self._next[topic] = first + len(data)
+            self._deliver(
+                replace(block, spec=spec, index=first, source_index=block.index, count=len(data), flags=flags,
+                        data=data, **columns)
+            )  # fmt: skip
 
     def close(self) -> None:
         """Let go of what it holds."""
