@@ -141,6 +141,10 @@ class _Learned(Policy):
         """
         return {name: values.reshape(self._cells.shape) for name, values in self._maps.items()}
 
+    def linked(self) -> bool | None:
+        """Return whether held-out predictions show a link between image and value."""
+        return self.link.seen
+
     def learn_now(self) -> None:
         """Bring model and maps up to what was measured; `suggest` does so by itself."""
         cells, y, sigma = self._cells.learned()
