@@ -129,7 +129,8 @@ class _Learned(Policy):
                 continue
             values = self._cells.values[self._cells.valid]
             row, column = self._cells.places[cell]
-            why = self._trap.tell((float(row), float(column)), self._cells.best, Target(values).spread)
+            value, spread = float(self._cells.values[-1]), Target(values).spread
+            why = self._trap.tell((float(row), float(column)), value, self._cells.best, spread)
             if why:
                 self._say(why)
 

@@ -226,19 +226,27 @@ def test_a_grid_is_nearly_regular_at_any_time() -> None:
 
 def test_going_round_in_circles_is_noticed_and_left() -> None:
     trap = Trap(radius=3.0)
-    trap.tell((20.0, 20.0), 1.0, 1.0)
-    said = [trap.tell((5.0 + i % 2, 5.0), 1.0, 1.0) for i in range(WINDOW)]
+    trap.tell((20.0, 20.0), 1.0, 1.0, 1.0)
+    said = [trap.tell((5.0 + i % 2, 5.0), 0.0, 1.0, 1.0) for i in range(WINDOW)]
     assert "gain nothing" in said[-1]
     assert not any(said[:-1])
     assert trap.escape == "maximum_uncertainty"
     for _ in range(STEPS):
         assert trap.escape is not None
-        trap.tell((15.0, 15.0), 1.0, 1.0)
+        trap.tell((15.0, 15.0), 0.0, 1.0, 1.0)
     assert trap.escape is None
     gaining = Trap(radius=3.0)
-    assert not any(gaining.tell((5.0, 5.0), float(i), 1.0) for i in range(20))
+    assert not any(gaining.tell((5.0, 5.0), float(i), float(i), 1.0) for i in range(20))
     assert Trap(3.0).nothing_left(-3.0) == ""
     assert "no improvement" in Trap(3.0).nothing_left(-40.0)
+
+
+def test_an_object_with_values_near_the_best_is_left_later_and_one_of_failures_as_soon() -> None:
+    rich, failing = Trap(radius=3.0), Trap(radius=3.0)
+    said = [bool(rich.tell((5.0, 5.0), 0.9, 1.0, 1.0)) for _ in range(2 * WINDOW + 1)]
+    assert said == [False] * (2 * WINDOW) + [True]
+    said = [bool(failing.tell((5.0, 5.0), math.nan, -math.inf, 1.0)) for _ in range(WINDOW + 1)]
+    assert any(said)
 
 
 def test_a_trapped_policy_says_so_and_goes_elsewhere() -> None:
