@@ -60,7 +60,7 @@ class Inverse(Plan):
         set of maps to the next. top: share of the map, by predicted value, that the objects are made of.
         """
 
-        order: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,63}$")] = "hill_climb"
+        order: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,63}$")] = "pca_gp"
         settings: dict[str, Any] = {}
         images: tuple[str, ...] = ()
         scalarizer: str = ""
@@ -268,7 +268,7 @@ class _Run:
 
     def _objects(self) -> Objects:
         try:
-            maps = self._policy.maps()
+            maps, linked = self._policy.maps(), self._policy.linked()
         except Exception:  # told already, when it was to be shown
             return Objects()
         shape = self._scan.shape
@@ -280,7 +280,8 @@ class _Run:
         if "prediction" not in usable:
             return Objects()
         share = self._plan.parameters.top
-        return find(usable["prediction"], usable.get("uncertainty"), self.log.candidates, share, self._places)
+        uncertainty = usable.get("uncertainty")
+        return find(usable["prediction"], uncertainty, self.log.candidates, share, self._places, linked)
 
 
 def _none(position: Position, reason: str) -> Observation:

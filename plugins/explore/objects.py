@@ -31,15 +31,22 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Objects(msgspec.Struct, frozen=True):
-    """Parts of the top `share` of a map, the highest first; share 0 = there was no map."""
+    """Parts of the top `share` of a map, the highest first; share 0 = there was no map.
+
+    linked: whether the policy saw a link between structure and value, None = it does not test that. Without one,
+    nothing is clear.
+    """
 
     share: float = 0.0
     found: tuple[Found, ...] = ()
+    linked: bool | None = None
 
     def words(self) -> str:
         """Return it in a line."""
         clear = sum(each.clear for each in self.found)
         many = f"{len(self.found)} object{'s' * (len(self.found) != 1)} in the predicted top {self.share:.3g}"
+        if self.linked is False:
+            return f"{many}, none of them claimed: no link between structure and value was seen"
         return f"{many}, {clear} of them clearly above the rest"
 
     def summary(self) -> dict[str, Any]:
@@ -47,13 +54,14 @@ class Objects(msgspec.Struct, frozen=True):
         return {
             "objects": None if not self.share else len(self.found),
             "objects_clear": None if not self.share else sum(each.clear for each in self.found),
+            "link_seen": self.linked,
             "objects_found": [msgspec.to_builtins(each) for each in self.found[:_MOST]],
         }
 
 
 def find(
     prediction: NDArray[np.float64], uncertainty: NDArray[np.float64] | None, candidates: NDArray[np.float64],
-    share: float, measured: Sequence[Position],
+    share: float, measured: Sequence[Position], linked: bool | None = None,
 ) -> Objects:  # fmt: skip
     """Return the parts, connected by sides or corners, of the highest `share` of a map (ny, nx).
 
@@ -62,7 +70,7 @@ def find(
     """
     known = np.isfinite(prediction)
     if not known.any():
-        return Objects(share)
+        return Objects(share, (), linked)
     middle = float(np.median(prediction[known]))
     level = float(np.quantile(prediction[known], 1 - share))
     high = known & (prediction >= level) & (prediction > middle)
@@ -80,6 +88,6 @@ def find(
         x, y = candidates[top].tolist()
         found.append(
             Found((x, y), int(sizes[number]), value, sigma if np.isfinite(sigma) else None, int(inside[number]),
-                  bool(value - middle > CLEAR * sigma))
+                  bool(value - middle > CLEAR * sigma) and linked is not False)
         )  # fmt: skip
-    return Objects(share, tuple(sorted(found, key=lambda each: -each.predicted)))
+    return Objects(share, tuple(sorted(found, key=lambda each: -each.predicted)), linked)

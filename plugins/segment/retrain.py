@@ -29,7 +29,7 @@ from .network import library, needed
 from .picture import NEAR, generator, near
 from .prepare import fault, logarithm, prepared
 from .scores import Matched, matched, thinned
-from .training import Training, batch_of
+from .training import Stage, Training, batch_of
 from .weights import SHIPPED, Card, load, save
 
 Map = NDArray[np.float32]
@@ -280,8 +280,9 @@ def _taught(member: Any, number: int, lessons: list[Lesson], settings: Retrainin
 def _known(settings: Retraining, number: int, count: int) -> Iterator[tuple[Map, ...]]:
     """Yield batches of the generator, of training seeds that no training has used."""
     config = Training(batch=count, crop=settings.crop, seed=settings.seed)
+    stage = Stage("again", _FIRST_STAGE + number, settings.cycles, settings.rate)
     for cycle in range(settings.cycles):
-        yield batch_of(config, _FIRST_STAGE + number, cycle)
+        yield batch_of(config, stage, cycle, [])
 
 
 def _compared(
@@ -293,7 +294,8 @@ def _compared(
         total = Matched()
         for i in range(settings.checked):
             picture = lamellae(generator("calibration", settings.seed, _CHECKED + i), 128)
-            total += matched(ensemble.predict(picture.values).mean, picture, ensemble.card.threshold)
+            card = ensemble.card
+            total += matched(ensemble.predict(picture.values).mean, picture, card.threshold, card.weak)
         figures[f"f1_{name}"] = round(total.f1, 4)
     asked, apart = [], {"before": [], "after": []}
     for values, one in zip(maps, lessons, strict=True):

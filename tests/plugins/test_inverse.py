@@ -117,5 +117,8 @@ def test_objects_are_the_connected_parts_of_the_highest_share() -> None:
     assert found.words() == "2 objects in the predicted top 0.015, 1 of them clearly above the rest"
     assert find(np.ones(SHAPE), uncertainty, CELLS, 0.01, []).found == ()
     assert find(np.full(SHAPE, np.nan), None, CELLS, 0.01, []).found == ()
+    unlinked = find(prediction, uncertainty, CELLS, 6 / 400, [], linked=False)
+    assert not any(each.clear for each in unlinked.found)
+    assert unlinked.words().endswith("none of them claimed: no link between structure and value was seen")
     unknown = find(prediction, None, CELLS, 0.01, [])
     assert not any(each.clear or each.uncertainty is not None for each in unknown.found)

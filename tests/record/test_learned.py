@@ -19,6 +19,7 @@ from probeloop.record.history import SessionHistory
 from probeloop.record.learned import Learned, ordered, regret
 from probeloop.record.report import write_report
 from probeloop.record.session import SessionWriter
+from probeloop.record.tally import Tally
 from probeloop.record.truth import write_values
 
 N = 40
@@ -121,6 +122,19 @@ def test_a_plan_that_learned_nothing_says_nothing() -> None:
     broken = control.StateChange(target="plan", state="finished", data={"plan": "x", "learned": {"generation": 1}})
     assert Learned.of([broken]) is None
     assert json.dumps(LEARNED)
+
+
+def test_another_scalarizer_leaves_the_way_in_the_order_in_which_it_was_taken() -> None:
+    def told(x: float, scalarizer: str, again: bool = False) -> dict[str, object]:
+        return {"position": [x, 0.0], "value": x, "valid": True, "scalarizer": scalarizer, "again": again}
+
+    steps = [
+        [told(1.0, "area")],
+        [told(2.0, "area")],
+        [told(3.0, "bias"), told(1.0, "bias", True), told(2.0, "bias", True)],
+    ]
+    events = [control.Observed(step=i, kind="observe", value={"step": {}, "value": v}) for i, v in enumerate(steps)]
+    assert [x for x, _, _ in Tally.of(events).observed["bias"]] == [1.0, 2.0, 3.0]
 
 
 def test_what_was_recorded_of_a_generation_is_read_back(tmp_path: Path) -> None:

@@ -299,9 +299,7 @@ class ExperimentService:
         return [*self.config.inputs, *(each.topic or "spectrum" for each in self._scalarizers.values())]
 
     def _subscribe(self, topics: tuple[str, ...]) -> None:
-        self._store = FrameStore(
-            topics, self._clock, self._changed, history=self._history, refusals=self._refusals
-        )
+        self._store = FrameStore(topics, self._clock, self._changed, history=self._history, refusals=self._refusals)
         for topic in topics:
             subscriber = Subscriber(self._bus, topic, "lossless", credit=True)
             self._subscribers.append(subscriber)

@@ -209,6 +209,10 @@ class Policy(DropIn):
         """
         return {}
 
+    def linked(self) -> bool | None:
+        """Return whether what was measured shows a link between images and values; None = it does not test that."""
+        return None
+
 
 class Reward(DropIn):
     """What an observation is worth."""

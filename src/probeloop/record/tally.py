@@ -89,7 +89,8 @@ class Tally:
         """
         step = told.get("step")
         name = str(step.get("scalarizer", "value")) if isinstance(step, dict) else "value"
-        for each in told.get("value") or ():
+        # told again are the earlier ones, behind the new one
+        for each in sorted(told.get("value") or (), key=lambda each: not _told_again(each)):
             try:
                 x, y = each["position"]
                 value = float(each["value"]) if each.get("valid", True) else math.nan
@@ -112,3 +113,7 @@ class Tally:
             return None
         p50, p99 = np.percentile(np.asarray(values), (50, 99)) / 1e9
         return float(p50), float(p99), max(values) / 1e9
+
+
+def _told_again(each: object) -> bool:
+    return isinstance(each, dict) and bool(each.get("again"))
