@@ -28,7 +28,7 @@ def step_cpu_s(
 def steps_cpu_s(
     n: int, *, seed: int = 0, shape: tuple[int, int] = SHAPE, policy: type[Policy] = Dkl
 ) -> tuple[float, float]:
-    """Return the processor time [s] of a step from the beginning with n observations, and of the next, updated one."""
+    """Return the processor time [s] of a step with n observations from the beginning, and of the updated next."""
     _playing(_WARM, seed, shape, policy).suggest(1)
     playing = _playing(n, seed, shape, policy)
     start = time.process_time()

@@ -31,7 +31,7 @@ class Folds(msgspec.Struct, frozen=True):
 
 
 def split(n: int, members: int) -> Folds:
-    """Deal n observations out to `members` in turn: each is held out by one of them, by two where there are 5 or more.
+    """Deal n observations out to `members` in turn: each is held out by one of them, by two of 5 or more.
 
     >>> split(5, 2).held
     (array([0, 2, 4]), array([1, 3]))

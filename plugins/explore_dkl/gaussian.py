@@ -11,6 +11,7 @@ batch of matrices.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ class Shape(msgspec.Struct, frozen=True):
     kernel: Literal["rbf", "matern"] = "rbf"
     members: int = 1
     steps: int = 80
-    again: int = 15
+    again: int = 10
     rate: float = 0.05
     network_rate: float = 0.01
     weight_decay: float = 1.0
@@ -73,7 +74,7 @@ class Kernels:
         chance = torch.Generator().manual_seed(seed)
         m, widths = shape.members, (shape.inputs, *shape.layers)
         self.layers: list[tuple[Any, Any]] = []
-        for taken, made in zip(widths[:-1], widths[1:], strict=True):
+        for taken, made in itertools.pairwise(widths):
             weight = torch.randn(m, taken, made, generator=chance, dtype=torch.float64) * math.sqrt(2.0 / taken)
             bias = 0.1 * torch.randn(m, 1, made, generator=chance, dtype=torch.float64)
             self.layers.append((weight, bias))
@@ -157,7 +158,9 @@ class Kernels:
         logs = _log_bounded(self.length, LENGTH)
         made = 0.5 * (((logs - self._middle) / spread) ** 2).sum(dim=(1, 2))
         made = made + 0.5 * (_log_bounded(self.scale, SCALE) ** 2).sum(dim=(1, 2))
-        made = made + 0.5 * (((_log_bounded(self.noise, NOISE) - math.log(0.2)) / self.shape.noise_spread) ** 2).sum(dim=(1, 2))
+        made = made + 0.5 * (((_log_bounded(self.noise, NOISE) - math.log(0.2)) / self.shape.noise_spread) ** 2).sum(
+            dim=(1, 2)
+        )
         made = made + 0.5 * (self.mean**2).sum(dim=(1, 2))
         for weight, _ in self.layers:
             made = made + 0.5 * self.shape.weight_decay * (weight**2).sum(dim=(1, 2))
@@ -169,10 +172,10 @@ class Kernels:
         try:
             self._learn(x, y, sigma, steps)
         except (Singular, Diverged):
-            self._set(before)
+            self.set_parameters(before)
             raise
         if not all(bool(torch.isfinite(each).all()) for each in self.parameters):
-            self._set(before)
+            self.set_parameters(before)
             raise Diverged("a parameter is no number")
 
     def _learn(self, x: Any, y: Any, sigma: Any, steps: int) -> None:
@@ -189,7 +192,7 @@ class Kernels:
         first = last = math.nan
         for step in range(1, steps + 1):
             parts = vector.split(sizes)
-            self._set([part.view(each.shape) for part, each in zip(parts, every, strict=True)])
+            self.set_parameters([part.view(each.shape) for part, each in zip(parts, every, strict=True)])
             last, loss = self.loss(x, y, sigma)
             if not math.isfinite(last):
                 raise Diverged(f"the loss is {last} at step {step}")
@@ -201,18 +204,19 @@ class Kernels:
                 deviation = (square / (1 - _MEMORY[1] ** step)).sqrt_().add_(1e-8)
                 vector.sub_(rate * mean / ((1 - _MEMORY[0] ** step) * deviation))
         parts = vector.detach().split(sizes)
-        self._set([part.view(each.shape) for part, each in zip(parts, every, strict=True)])
+        self.set_parameters([part.view(each.shape) for part, each in zip(parts, every, strict=True)])
         if last > first + 0.1 * abs(first) + 10:
             raise Diverged(f"the loss rose from {first:.4g} to {last:.4g}")
 
     def member(self, j: int) -> Kernels:
         """Return member j alone, of parameters that are views of these."""
         alone = copy.copy(self)
-        alone._set([each[j : j + 1] for each in self.parameters])
+        alone.set_parameters([each[j : j + 1] for each in self.parameters])
         alone.shape = msgspec.structs.replace(self.shape, members=1)
         return alone
 
-    def _set(self, parameters: list[Any]) -> None:
+    def set_parameters(self, parameters: list[Any]) -> None:
+        """Put tensors in the place of `parameters`, in that order."""
         count = len(self.layers)
         self.layers = [(parameters[2 * i], parameters[2 * i + 1]) for i in range(count)]
         self.length, self.scale, self.noise, self.mean = parameters[2 * count :]

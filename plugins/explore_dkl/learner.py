@@ -34,7 +34,7 @@ class Learner:
         places: Rows | None = None,
         members: int = 1,
         threads: int = 1,
-        refit_every: int = 10,
+        refit_every: int = 20,
         auto: bool = False,
     ) -> None:
         self.features, self.refit_every = features, refit_every
@@ -102,7 +102,7 @@ class Learner:
     def _look_for_link(self, cells: NDArray[np.int64], y: Rows, sigma: Rows) -> None:
         if self.model is None or self._place is None or self._places is None or self.name == "xy_gp":
             return
-        if len(y) < LEAST or len(y) - self._linked < _LINK_EVERY and self._linked:
+        if len(y) < LEAST or (self._linked and len(y) - self._linked < _LINK_EVERY):
             return
         self._linked = len(y)
         self._place.fit(self._places[cells], y, sigma)

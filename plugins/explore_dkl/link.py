@@ -54,7 +54,7 @@ def evidence(model: HeldOut | None, place: HeldOut | None = None) -> Link:
 
 
 def better(model: HeldOut | None, rival: HeldOut | None) -> bool:
-    """True when a model predicts held-out observations better than its rival, by a paired bound (2 standard errors)."""
+    """True when a model predicts held-out observations better than its rival, by 2 standard errors, paired."""
     if model is None or rival is None or len(model.score) != len(rival.score):
         return False
     both = np.isfinite(model.score) & np.isfinite(rival.score)

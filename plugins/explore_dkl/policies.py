@@ -1,4 +1,4 @@
-"""Policies that learn from what was measured: deep kernel, PCA-GP, (x, y)-GP, best image feature; and a plain grid."""
+"""Policies that learn from what was measured: deep kernel, PCA-GP, (x, y)-GP, best image feature; and a grid."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Learning(Settings):
     sticks out of the map, "mirror" does. acquisition: what makes a place worth measuring. xi: improvement that counts
     [spreads of the values]. beta: weight of uncertainty in upper_confidence_bound, mean + sqrt(beta) sigma.
     travel_cost: of a way across the whole map, dose_cost: of a place that others were measured right beside;
-    [nats] for expected_improvement, else [spreads of the values]. dose_radius, spacing: how far a measurement reaches,
-    and how near to one no other is made [pixels]. seed_points: measured before anything is learned. seeding: how they
-    are spread. refit_every: at most so many observations between two fits from the beginning. ensemble: models side
-    by side. avoid_failures: keep away from where measurements fail. escape: leave when going round in circles.
-    threads: of a fit.
+    [nats] for expected_improvement, else [spreads of the values]. dose_radius, spacing: how far a measurement
+    reaches, and how near to one no other is made [pixels]. seed_points: measured before anything is learned.
+    seeding: how they are spread. refit_every: at most so many observations between two fits from the beginning.
+    ensemble: models side by side. avoid_failures: keep away from where measurements fail. escape: leave when going
+    round in circles. threads: of a fit.
     """
 
     patch: Annotated[int, msgspec.Meta(ge=2, le=64)] = 8
@@ -52,7 +52,7 @@ class Learning(Settings):
     spacing: Annotated[float, quantity("", ge=0, le=1000)] = 0.0
     seed_points: Annotated[int, msgspec.Meta(ge=3, le=1000)] = 8
     seeding: seeds.Name = "latin_hypercube"
-    refit_every: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
+    refit_every: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
     ensemble: Annotated[int, msgspec.Meta(ge=1, le=32)] = 6
     avoid_failures: bool = True
     escape: bool = True
@@ -126,7 +126,8 @@ class _Learned(Policy):
                 continue
             values = self._cells.values[self._cells.valid]
             row, column = self._cells.places[cell]
-            why = self._trap.tell((float(row), float(column)), self._cells.best, Target(values).spread)
+            value, spread = float(self._cells.values[-1]), Target(values).spread
+            why = self._trap.tell((float(row), float(column)), value, self._cells.best, spread)
             if why:
                 self._say(why)
 

@@ -46,7 +46,7 @@ class Surrogate(Protocol):
     noise: float
 
     def fit(self, X: Rows, y: Rows, sigma: Rows) -> None:
-        """Learn from the beginning. X (n, d), y (n,), sigma (n,). Never raises for what the numbers are: see fault."""
+        """Learn from the beginning. X (n, d), y (n,), sigma (n,). What is wrong with the numbers is a fault."""
         ...
 
     def update(self, X: Rows, y: Rows, sigma: Rows) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 Escape = Literal["maximum_uncertainty", "thompson"]
 WINDOW = 6  # measurements in a row
-STEPS = 3  # suggestions elsewhere
+STEPS = 2  # suggestions elsewhere
 _GAIN = 0.05  # spreads of the values that count as progress
+_NEAR = 0.5  # spreads below the best that are nearly as good
 _NOTHING = -14.0  # log of the expected improvement, in spreads, that is none
 
 
@@ -29,32 +30,39 @@ class Trap:
         self.times = 0
         self._left = 0
         self._places: list[tuple[float, float]] = []
+        self._values: list[float] = []
         self._best: list[float] = []
 
-    def tell(self, place: tuple[float, float], best: float, spread: float) -> str:
+    def tell(self, place: tuple[float, float], value: float, best: float, spread: float) -> str:
         """Be told of a measurement at (row, column) [pixels] and the best valid value after it; return what is wrong.
 
-        spread: of the values, in their unit. Measurements of an escape are told too, and end it.
+        value: NaN = invalid. spread: of the values, in their unit. As long as an object gives values near the best,
+        twice as many may be taken there. Measurements of an escape are told too, and end it.
         """
         self._places.append(place)
+        self._values.append(value)
         self._best.append(best)
         if self.escape is not None:
             self._left -= 1
             if self._left <= 0:
                 self.escape = None
-                self._places, self._best = [], [best]
+                self._places, self._values, self._best = [], [], []
             return ""
-        if len(self._places) < WINDOW or len(self._best) <= WINDOW:
+        recent = np.nan_to_num(self._values[-WINDOW:], nan=-np.inf)
+        rich = np.isfinite(best) and np.median(recent) >= best - _NEAR * spread
+        window = 2 * WINDOW if rich else WINDOW
+        if len(self._places) <= window:
             return ""
-        recent = np.array(self._places[-WINDOW:])
-        spot = recent.mean(axis=0)
-        close = float(np.hypot(*(recent - spot).T).max()) <= self.radius
-        gained = self._best[-1] - self._best[-WINDOW - 1] > _GAIN * spread
+        places = np.array(self._places[-window:])
+        spot = places.mean(axis=0)
+        close = float(np.hypot(*(places - spot).T).max()) <= self.radius
+        gained = self._best[-1] - self._best[-window - 1] > _GAIN * spread
         if not close or gained:
             return ""
         row, column = (round(float(v)) for v in spot)
         return self._away(
-            f"the last {WINDOW} measurements lie within {self.radius:g} pixels of row {row}, column {column} and gain nothing"
+            f"the last {window} measurements lie within {self.radius:g} pixels of row {row}, column {column}, "
+            "and gain nothing"
         )
 
     def nothing_left(self, best_log_improvement: float) -> str:

@@ -58,9 +58,9 @@ def top(share: float = 0.03) -> set[int]:
 @pytest.mark.parametrize("policy", [Dkl, PcaGp])
 def test_it_finds_the_best_places_many_times_as_often_as_chance(policy: type[Policy]) -> None:
     made = begun(policy, edges="mirror")
-    seen = play(made, 36)
-    assert len(set(seen)) == 36
-    assert len(top() & set(seen)) >= 5  # at random 36 * 0.03 = 1
+    seen = play(made, 34)
+    assert len(set(seen)) == 34
+    assert len(top() & set(seen)) >= 5  # at random 34 * 0.03 = 1
     assert made.link.seen
 
 
@@ -104,7 +104,7 @@ def test_edges_are_masked_or_mirrored() -> None:
     assert inside[10, 10]
     assert begun(PcaGp, edges="mirror")._allowed.all()
     made = begun(PcaGp)
-    for seen in play(made, 30):
+    for seen in play(made, 14):
         assert inside.ravel()[seen]
 
 
@@ -114,12 +114,12 @@ def test_invalid_observations_are_never_best_and_their_surroundings_are_avoided(
         return observe(place, 99.0 if broken else None, valid=not broken)
 
     made = begun(PcaGp)
-    seen = play(made, 40, value=half_broken)
+    seen = play(made, 30, value=half_broken)
     assert made._cells.best <= 1.0
     assert made.maps()["prediction"].max() < 3.0
-    late = np.array([each % SHAPE[1] < 13 for each in seen[20:]])
+    late = np.array([each % SHAPE[1] < 13 for each in seen[14:]])
     blind = begun(PcaGp, avoid_failures=False)
-    without = np.array([each % SHAPE[1] < 13 for each in play(blind, 40, value=half_broken)[20:]])
+    without = np.array([each % SHAPE[1] < 13 for each in play(blind, 30, value=half_broken)[14:]])
     assert late.mean() < without.mean() or late.mean() < 0.2
 
 
@@ -159,12 +159,17 @@ def test_a_faulty_deep_kernel_is_replaced_and_reported(monkeypatch: pytest.Monke
 
 def test_costs_keep_it_near_and_off_what_was_measured() -> None:
     def way(**settings: Any) -> float:
-        seen = np.array([PLACES[each] / STEP for each in play(begun(PcaGp, **settings), 24)[10:]])
+        seen = np.array(
+            [
+                PLACES[each] / STEP
+                for each in play(begun(PcaGp, acquisition="maximum_uncertainty", **settings), 20)[10:]
+            ]
+        )
         return float(np.hypot(*np.diff(seen, axis=0).T).mean())
 
     assert way(travel_cost=30.0) < 0.6 * way()
     made = begun(PcaGp, spacing=3.0)
-    places = np.array([PLACES[each] / STEP for each in play(made, 24)])
+    places = np.array([PLACES[each] / STEP for each in play(made, 18)])
     learned = places[8:]
     assert min(math.dist(a, b) for i, a in enumerate(learned) for b in learned[:i]) >= 3.0
 
@@ -205,7 +210,7 @@ def test_the_other_rivals_go_by_what_they_say() -> None:
     play(made, 14)
     assert made._learner.name == "xy_gp"
     made = begun(DklOrPca)
-    play(made, 26)
+    play(made, 20)
     assert made._learner.name in ("deep_kernel", "pca_gp")
 
 
@@ -220,30 +225,39 @@ def test_a_grid_is_nearly_regular_at_any_time() -> None:
 
 def test_going_round_in_circles_is_noticed_and_left() -> None:
     trap = Trap(radius=3.0)
-    trap.tell((20.0, 20.0), 1.0, 1.0)
-    said = [trap.tell((5.0 + i % 2, 5.0), 1.0, 1.0) for i in range(WINDOW)]
+    trap.tell((20.0, 20.0), 1.0, 1.0, 1.0)
+    said = [trap.tell((5.0 + i % 2, 5.0), 0.0, 1.0, 1.0) for i in range(WINDOW)]
     assert "gain nothing" in said[-1]
     assert not any(said[:-1])
     assert trap.escape == "maximum_uncertainty"
     for _ in range(STEPS):
         assert trap.escape is not None
-        trap.tell((15.0, 15.0), 1.0, 1.0)
+        trap.tell((15.0, 15.0), 0.0, 1.0, 1.0)
     assert trap.escape is None
     gaining = Trap(radius=3.0)
-    assert not any(gaining.tell((5.0, 5.0), float(i), 1.0) for i in range(20))
+    assert not any(gaining.tell((5.0, 5.0), float(i), float(i), 1.0) for i in range(20))
     assert Trap(3.0).nothing_left(-3.0) == ""
     assert "no improvement" in Trap(3.0).nothing_left(-40.0)
+
+
+def test_an_object_with_values_near_the_best_is_left_later_and_one_of_failures_as_soon() -> None:
+    rich, failing = Trap(radius=3.0), Trap(radius=3.0)
+    said = [bool(rich.tell((5.0, 5.0), 0.9, 1.0, 1.0)) for _ in range(2 * WINDOW + 1)]
+    assert said == [False] * (2 * WINDOW) + [True]
+    said = [bool(failing.tell((5.0, 5.0), math.nan, -math.inf, 1.0)) for _ in range(WINDOW + 1)]
+    assert any(said)
 
 
 def test_a_trapped_policy_says_so_and_goes_elsewhere() -> None:
     def one_bump(place: tuple[float, float]) -> Observation:
         return observe(place, math.exp(-(((place[0] / STEP - 13) / 3) ** 2) - ((place[1] / STEP - 13) / 3) ** 2))
 
-    made = begun(XyGp, seed=2)
-    play(made, 40, value=one_bump)
-    assert any("the next" in each for each in made.notices)
-    still = begun(XyGp, seed=2, escape=False)
-    play(still, 40, value=one_bump)
+    greedy: dict[str, Any] = {"acquisition": "upper_confidence_bound", "beta": 0.0}
+    made = begun(XyGp, seed=2, **greedy)
+    play(made, 32, value=one_bump)
+    assert any("gain nothing: the next" in each for each in made.notices)
+    still = begun(XyGp, seed=2, escape=False, **greedy)
+    play(still, 32, value=one_bump)
     assert not any("the next" in each for each in still.notices)
 
 

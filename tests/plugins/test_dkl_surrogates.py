@@ -1,4 +1,4 @@
-"""Deep kernel, PCA-GP, (x, y)-GP and the best feature: against naive algebra, on bad numbers, and what a step costs."""
+"""Deep kernel, PCA-GP, (x, y)-GP and the best feature: against naive algebra, on bad numbers; what a step costs."""
 
 from __future__ import annotations
 
