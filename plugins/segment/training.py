@@ -41,6 +41,7 @@ _LITTLE = 0.3
 _BETAS, _DECAY = (0.9, 0.99), 0.01  # of AdamW: a run is too short for the usual 0.999
 _SIDES = 0.25  # weight of the side outputs' loss
 _LAST = 30  # cycles whose weights the SWAG-like strategy averages
+_AGAIN = 1000  # number of the baseline's second run, above that of any member
 _EACH = 6  # scans of every simulated specimen
 OWN = (  # of the members in turn; half of a member's pictures are drawn from its own
     USUAL,
@@ -56,11 +57,11 @@ class Training(Settings):
     """What a training is made of.
 
     kind: what is to be found, walls or columns of atoms. cycles: of the baseline, or of each member from scratch;
-    member_cycles: of each member after a baseline; a cycle is one batch. rate: of AdamW at its highest, then down
-    along a cosine; member_rate: that of a member after a baseline. threads: of torch; pictures are made in one more.
-    simulated: share of pictures that are cuts of scans by the simulated scanning probe, of so many specimens (walls
-    alone). start: a file of weights whose first member a run begins with; "" = with random weights. held_out:
-    pictures that the result is calibrated on.
+    again_cycles: of the baseline after a warm restart (0 = none), see Loshchilov and Hutter, ICLR 2017; member_cycles:
+    of each member after a baseline; a cycle is one batch. rate, again_rate, member_rate: of AdamW at its highest, then
+    down along a cosine. threads: of torch; pictures are made in one more. simulated: share of pictures that are cuts
+    of scans by the simulated scanning probe, of so many specimens (walls alone). start: a file of weights whose first
+    member a run begins with; "" = with random weights. held_out: pictures that the result is calibrated on.
     """
 
     kind: Kind = "walls"
@@ -68,10 +69,12 @@ class Training(Settings):
     members: Annotated[int, msgspec.Meta(ge=1, le=20)] = 5
     strategy: Literal["from_baseline", "from_scratch", "swag"] = "from_baseline"
     cycles: Count = 2800
-    member_cycles: Count = 240
+    again_cycles: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 9000
+    member_cycles: Count = 500
     batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
     crop: Annotated[int, msgspec.Meta(ge=32, le=512, multiple_of=4)] = 128
     rate: Annotated[float, quantity("", gt=0, le=0.1)] = 5e-3
+    again_rate: Annotated[float, quantity("", gt=0, le=0.1)] = 2.5e-3
     member_rate: Annotated[float, quantity("", gt=0, le=0.1)] = 2e-3
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
     simulated: Annotated[float, quantity("", ge=0, le=1)] = 0.12
@@ -81,11 +84,14 @@ class Training(Settings):
     held_out: Annotated[int, msgspec.Meta(ge=8, le=10_000)] = 240
 
 
-QUICK = Training(cycles=900, member_cycles=90, specimens=10, held_out=160)
+QUICK = Training(again_cycles=0, member_cycles=240)
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A run of the optimizer. number: which; it decides the pictures. own: range of some of them; None = any."""
+    """A run of the optimizer. number: which; it decides the pictures. own: range of some of them; None = any.
+
+    from_baseline: begins with the weights of the baseline so far. shared: what it ends with is the baseline.
+    """
 
     name: str
     number: int
@@ -93,6 +99,7 @@ class Stage(msgspec.Struct, frozen=True):
     rate: float
     own: Ranges | None = None
     from_baseline: bool = False
+    shared: bool = False
 
 
 def stages(config: Training) -> tuple[Stage, ...]:
@@ -100,11 +107,14 @@ def stages(config: Training) -> tuple[Stage, ...]:
     if config.strategy == "from_scratch":
         return tuple(Stage(f"member {i + 1}", i, config.cycles, config.rate, own_range(i))
                      for i in range(config.members))  # fmt: skip
-    first = Stage("baseline", 0, config.cycles, config.rate)
+    shared = [Stage("baseline", 0, config.cycles, config.rate, shared=True)]
+    if config.again_cycles:
+        again = Stage("baseline again", _AGAIN, config.again_cycles, config.again_rate, None, True, True)
+        shared.append(again)
     if config.strategy == "swag":
-        return (first,)
-    return (first, *(Stage(f"member {i + 1}", i + 1, config.member_cycles, config.member_rate, own_range(i), True)
-                     for i in range(config.members)))  # fmt: skip
+        return tuple(shared)
+    return (*shared, *(Stage(f"member {i + 1}", i + 1, config.member_cycles, config.member_rate, own_range(i), True)
+                       for i in range(config.members)))  # fmt: skip
 
 
 def own_range(member: int) -> Ranges:
@@ -176,10 +186,10 @@ class Trainer:
             resumed = None
             self._trained(stage, network, optimizer, moments)
             state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-            if stage.name == "baseline" and self.config.strategy == "from_baseline":
+            if stage.shared:
                 self.baseline = state
-            elif self.config.strategy == "swag":
-                self.members = self._drawn(state, moments)
+                if self.config.strategy == "swag" and stage is self.plan[-1]:
+                    self.members = self._drawn(state, moments)
             else:
                 self.members.append(state)
             self._at, self._cycle = self._at + 1, 0
@@ -231,7 +241,7 @@ class Trainer:
                 raise DropInError(f"the loss of {stage.name} is no number at cycle {cycle}", "lower the rate")
             self.losses[self._at].append(value)
             self._cycle = cycle + 1
-            if self.config.strategy == "swag" and stage.cycles - cycle <= _LAST:
+            if self.config.strategy == "swag" and stage is self.plan[-1] and stage.cycles - cycle <= _LAST:
                 _gather(moments, network)
             now = time.monotonic()
             if now - self._kept > _KEEP_S:

@@ -24,7 +24,7 @@ pytest.importorskip("safetensors", reason="no safetensors: pip install 'probeloo
 pytest.importorskip("skimage", reason="no scikit-image: pip install 'probeloop[ml]'")
 
 TINY: dict[str, Any] = {"filters": 4, "members": 2, "cycles": 6, "member_cycles": 3, "batch": 2, "crop": 32,
-                        "held_out": 8, "simulated": 0.0}  # fmt: skip
+                        "held_out": 8, "simulated": 0.0, "again_cycles": 0}  # fmt: skip
 
 
 def said(_: str) -> None:
@@ -60,7 +60,7 @@ def test_members_differ_whatever_the_strategy(strategy: Any, count: int, tmp_pat
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from probeloop.plugins.segment import training
 
-    whole = run(tmp_path / "whole")
+    whole = run(tmp_path / "whole", again_cycles=2)
     monkeypatch.setattr(training, "_KEEP_S", -1.0)  # after every cycle
     real, left = training._step, [4]
 
@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, monkeypatch
     for cycles in (4, 4, 100):  # in the baseline, in a member, then to the end
         left[0] = cycles
         try:
-            trainer = run(tmp_path / "parts")
+            trainer = run(tmp_path / "parts", again_cycles=2)
         except KeyboardInterrupt:
             continue
     assert left[0] > 0
