@@ -25,7 +25,6 @@ Rows = NDArray[np.float64]
 LENGTH = (0.05, 50.0)  # bounds of a length scale, in spreads of a feature
 SCALE = (0.1, 10.0)  # of the signal's deviation, in spreads of the values
 NOISE = (0.01, 2.0)  # of the noise's
-ADDED = 0.1  # deviation of what a network beside a skip adds at first
 _JITTERS = (1e-8, 1e-6, 1e-4)
 _HARD = 1e-12
 _MEMORY = (0.9, 0.999)  # of Adam, for the slope and its square
@@ -42,7 +41,6 @@ class Diverged(Exception):
 class Shape(msgspec.Struct, frozen=True):
     """Of the model. inputs: features of a place. layers: widths of the network, () = none. members: side by side.
 
-    skip: so many of the first inputs go past the network, whose outputs are added to them; 0 = none does.
     steps, again: of Adam in a fit and in an update. rate: of Adam for the kernel; `network_rate` for the network.
     weight_decay: prior precision of the network's weights. noise_spread: of the noise's logarithm in
     its prior.
@@ -58,7 +56,6 @@ class Shape(msgspec.Struct, frozen=True):
     network_rate: float = 0.01
     weight_decay: float = 1.0
     noise_spread: float = 1.5
-    skip: int = 0
 
     @property
     def outputs(self) -> int:
@@ -92,8 +89,8 @@ class Kernels:
 
     def _put_to_scale(self, some: Any) -> None:
         """Let every output of the network have mean 0 and deviation 1 over these places."""
-        made = self._network(some)
-        deviation = made.std(dim=1, keepdim=True).clamp_min(1e-6) / (ADDED if self.shape.skip else 1.0)
+        made = self.features(some)
+        deviation = made.std(dim=1, keepdim=True).clamp_min(1e-6)
         weight, bias = self.layers[-1]
         self.layers[-1] = (weight / deviation, (bias - made.mean(dim=1, keepdim=True)) / deviation)
 
@@ -104,10 +101,6 @@ class Kernels:
 
     def features(self, x: Any) -> Any:
         """Return what the kernel sees, (m, n, outputs), of x (n, inputs) or (m, n, inputs)."""
-        made = self._network(x)
-        return made + x[..., : self.shape.skip] if self.shape.skip else made
-
-    def _network(self, x: Any) -> Any:
         z = x if x.dim() == 3 else x.expand(self.shape.members, *x.shape)
         for i, (weight, bias) in enumerate(self.layers):
             z = self._torch.baddbmm(bias, z, weight)
@@ -161,7 +154,7 @@ class Kernels:
 
     def _prior(self) -> Any:
         """Return minus the log prior of every member (m,)."""
-        spread = 0.7 if self.layers and not self.shape.skip else 1.0
+        spread = 0.7 if self.layers else 1.0
         logs = _log_bounded(self.length, LENGTH)
         made = 0.5 * (((logs - self._middle) / spread) ** 2).sum(dim=(1, 2))
         made = made + 0.5 * (_log_bounded(self.scale, SCALE) ** 2).sum(dim=(1, 2))

@@ -1,17 +1,21 @@
 """Which model and acquisition will serve best, from the first measurements alone.
 
 After Boley, Luong, Teshuva, Schmidt, Foppa and Scheffler, "From prediction to action" (arXiv:2311.15549): a campaign
-is played many times on the measurements that there are, and what it earns (the best value so far, averaged over the
-rounds) is taken for what it will earn on the specimen. Played on a plain sub-sample that is misleading: it begins
-with values as good as the best, in a pool of a few. The adjusted game begins without the best ones, and its pool is
-made as large as the population, with as few of the best as that will have.
+is played many times on the measurements that there are, and what it earns is taken for what it will earn on the
+specimen. Played on a plain sub-sample that is misleading: it begins with values as good as the best, in a pool of a
+few. Their adjusted game (`resampled_game`) begins without the best ones, and its pool is made as large as the
+population out of copies, with as few of the best as that will have. On a map the features of every candidate are known
+from its image; so the pool can be the candidates themselves, with values that agree with the measurements
+(`drawn_game`, the default). `docs/bench_dkl.md` compares the three.
+
+The reward of a round is the best value that the campaign itself has measured up to it; that of a campaign, its mean.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -40,30 +44,46 @@ class Estimate(msgspec.Struct, frozen=True):
     high: float
 
 
-def gaussian_process(x: Array, y: Array, at: Array) -> tuple[Array, Array]:
-    """Predict by a Gaussian process with an RBF kernel; length scale and noise by their likelihood on a grid.
+class Fit(msgspec.Struct, frozen=True):
+    """A Gaussian process with an RBF kernel of this length scale, conditioned on values of mean 0 and deviation 1."""
 
-    Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), algorithm 2.1 and section 5.4.
-    """
-    middle, unit = float(y.mean()), float(y.std()) or 1.0
-    z = (y - middle) / unit
+    evidence: float
+    scale: float
+    factor: Any
+    weights: Array
+
+    def kernel(self, a: Array, b: Array) -> Array:
+        """Return the kernel (n, m) between rows."""
+        made: Array = np.exp(-_square(a, b) / (2 * self.scale**2))
+        return made
+
+
+def _fits(x: Array, z: Array) -> list[Fit]:
+    """Return processes on a grid of length scales and noises, for rows x (n, d) and values z (n,)."""
     apart = _square(x, x)
     usual = math.sqrt(float(np.median(apart[np.triu_indices(len(x), 1)])) or 1.0) if len(x) > 1 else 1.0
-    best: tuple[float, float, tuple[Array, bool], Array] | None = None
+    made = []
     for scale in usual * np.array([0.15, 0.3, 0.5, 0.8, 1.4]):
         kernel = np.exp(-apart / (2 * scale**2))
         for noise in (0.02, 0.15, 0.5):
             factor = linalg.cho_factor(kernel + (noise**2 + 1e-8) * np.eye(len(x)), lower=True)
             weights = linalg.cho_solve(factor, z)
             evidence = -0.5 * float(z @ weights) - float(np.log(np.diag(factor[0])).sum())
-            if best is None or evidence > best[0]:
-                best = (evidence, float(scale), factor, weights)
-    assert best is not None
-    _, scale, factor, weights = best
-    cross = np.exp(-_square(at, x) / (2 * scale**2))
-    solved = linalg.solve_triangular(factor[0], cross.T, lower=True)
+            made.append(Fit(evidence, float(scale), factor, weights))
+    return made
+
+
+def gaussian_process(x: Array, y: Array, at: Array) -> tuple[Array, Array]:
+    """Predict by a Gaussian process with an RBF kernel; length scale and noise by their likelihood on a grid.
+
+    Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), algorithm 2.1 and section 5.4.
+    """
+    middle, unit = float(y.mean()), float(y.std()) or 1.0
+    best = max(_fits(x, (y - middle) / unit), key=lambda fit: fit.evidence)
+    cross = best.kernel(at, x)
+    solved = linalg.solve_triangular(best.factor[0], cross.T, lower=True)
     spread = np.sqrt(np.maximum(1 - (solved**2).sum(axis=0), 1e-10))
-    return middle + unit * (cross @ weights), unit * spread
+    return middle + unit * (cross @ best.weights), unit * spread
 
 
 def linear(x: Array, y: Array, at: Array) -> tuple[Array, Array]:
@@ -137,98 +157,100 @@ ACQUISITIONS: Mapping[str, Acquisition] = {
 
 
 def play(
-    x: Array, y: Array, first: Sequence[int] | NDArray[np.int64], model: Model, acquisition: Acquisition, rounds: int,
-    rng: np.random.Generator, weak: int = 512,
+    x: Array, y: Array, first: NDArray[np.int64], model: Model, acquisition: Acquisition, rounds: int,
+    rng: np.random.Generator, most: int = 512,
 ) -> float:  # fmt: skip
-    """Return the mean over the rounds of the best value so far, of a campaign on a population x (N, d), y (N,).
+    """Return the reward of a campaign on a population x (N, d), y (N,) that begins knowing the cells `first`.
 
-    first: what is measured before it. weak: candidates that are looked at in a round, drawn by chance, 0 = all.
+    most: candidates that are looked at in a round, drawn by chance. Where none is left the last reward stays.
     """
     known = list(dict.fromkeys(int(i) for i in first))
     free = np.ones(len(y), bool)
     free[known] = False
-    earned = 0.0
+    earned, best = 0.0, -math.inf
     for _ in range(rounds):
         left = np.flatnonzero(free)
-        if not len(left):
-            earned += float(y[known].max())
-            continue
-        if weak and len(left) > weak:
-            left = rng.choice(left, weak, replace=False)
-        mean, sigma = model(x[known], y[known], x[left])
-        worth = acquisition(mean, sigma, float(y[known].max()), rng)
-        chosen = int(left[int(np.argmax(worth))])
-        known.append(chosen)
-        free[chosen] = False
-        earned += float(y[known].max())
+        if len(left):
+            if len(left) > most:
+                left = rng.choice(left, most, replace=False)
+            mean, sigma = model(x[known], y[known], x[left])
+            chosen = int(left[int(np.argmax(acquisition(mean, sigma, float(y[known].max()), rng)))])
+            known.append(chosen)
+            free[chosen] = False
+            best = max(best, float(y[chosen]))
+        earned += best
     return earned / rounds
 
 
-def naive_game(
-    x: Array, y: Array, population: int, rng: np.random.Generator
-) -> tuple[Array, Array, NDArray[np.int64]]:
+Game = tuple[Array, Array, NDArray[np.int64]]
+
+
+def naive_game(x: Array, y: Array, candidates: Array, rng: np.random.Generator) -> Game:
     """Return (x, y, first) of a game on the measurements as they are: as small a part is known as will be of all."""
-    first = rng.choice(len(y), max(2, round(len(y) ** 2 / population)), replace=False)
+    first = rng.choice(len(y), max(2, round(len(y) ** 2 / len(candidates))), replace=False)
     return x, y, first
 
 
-def adjusted_game(
-    x: Array, y: Array, population: int, rng: np.random.Generator
-) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Return (x, y, first) of a game as the specimen will play it.
+def resampled_game(x: Array, y: Array, candidates: Array, rng: np.random.Generator) -> Game:
+    """Return (x, y, first) of the adjusted game of Boley et al.
 
-    The measurements (N of them) are taken for a random sample. Of the population a share 1 / (N + 1), on average, is
-    at least as good as the best of these. So the game begins with a bootstrap sample of size N without the best tenth;
-    its pool holds that share of copies of this tenth, and copies of what the bootstrap left out besides, all moved
-    towards a neighbour by chance, up to the size of the population.
+    The measurements (N of them) are taken for a random sample. Of M candidates a share 1 / (N + 1), on average, is at
+    least as good as the best of these. So the game begins with a bootstrap sample of size N without the best one; its
+    pool holds that share of copies of it, and copies of what the bootstrap left out besides, all moved some way
+    towards a neighbour by chance, M in all.
     """
-    count = len(y)
     order = np.argsort(y)
-    held = max(1, round(count / 10))
-    rest, top = order[:-held], order[-held:]
-    drawn = rng.choice(rest, count, replace=True)
+    rest, top = order[:-1], order[-1:]
+    drawn = rng.choice(rest, len(y), replace=True)
     left = np.setdiff1d(rest, drawn)
-    good = max(held, math.ceil(population / (count + 1)))
-    xs, ys = [x[drawn]], [y[drawn]]
-    for group, number in ((top, good), (left if len(left) else rest, population - good)):
-        copies_x, copies_y = _copies(x, y, group, number, rng)
-        xs.append(copies_x)
-        ys.append(copies_y)
-    return np.vstack(xs), np.concatenate(ys), np.arange(count)
+    good = math.ceil(len(candidates) / (len(y) + 1))
+    chosen = np.concatenate([rng.choice(top, good), rng.choice(left, len(candidates) - good)])
+    near = np.argsort(_square(x, x), axis=1)[:, 1:4]
+    other = near[chosen, rng.integers(0, near.shape[1], len(chosen))]
+    moved = x[chosen] + rng.uniform(0, 0.3, (len(chosen), 1)) * (x[other] - x[chosen])
+    return np.vstack([x[drawn], moved]), np.concatenate([y[drawn], y[chosen]]), np.arange(len(y))
 
 
-def _copies(
-    x: Array, y: Array, group: NDArray[np.int64], number: int, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Return `number` measurements of a group, each on the way to one of its three nearest in the group."""
-    chosen = rng.choice(group, number, replace=True)
-    if len(group) == 1:
-        return x[chosen] + 0.05 * x.std(axis=0) * rng.standard_normal((number, x.shape[1])), y[chosen]
-    apart = _square(x[group], x[group])
-    np.fill_diagonal(apart, np.inf)
-    near = np.argsort(apart, axis=1)[:, : min(3, len(group) - 1)]
-    row = np.searchsorted(np.sort(group), chosen)
-    ranked = np.argsort(group)[row]
-    other = group[near[ranked, rng.integers(0, near.shape[1], number)]]
-    by = rng.uniform(0, 0.5, number)
-    return x[chosen] + by[:, None] * (x[other] - x[chosen]), y[chosen] + by * (y[other] - y[chosen])
+def drawn_game(x: Array, y: Array, candidates: Array, rng: np.random.Generator, most: int = 512) -> Game:
+    """Return (x, y, first) of a game on the candidates themselves, `most` of them, that begins with all measurements.
+
+    Their values are one draw of what a Gaussian process holds possible, given the measurements; its length scale and
+    noise are drawn by their likelihood, too.
+    """
+    at = candidates if len(candidates) <= most else candidates[rng.choice(len(candidates), most, replace=False)]
+    middle, unit = float(y.mean()), float(y.std()) or 1.0
+    fits = _fits(x, (y - middle) / unit)
+    evidence = np.array([fit.evidence for fit in fits])
+    share = np.exp(evidence - evidence.max())
+    fit = fits[int(rng.choice(len(fits), p=share / share.sum()))]
+    cross = fit.kernel(at, x)
+    solved = linalg.solve_triangular(fit.factor[0], cross.T, lower=True)
+    cover = fit.kernel(at, at) - solved.T @ solved
+    values, vectors = np.linalg.eigh(cover)
+    draw = cross @ fit.weights + vectors @ (np.sqrt(np.maximum(values, 0.0)) * rng.standard_normal(len(at)))
+    return np.vstack([x, at]), np.concatenate([y, middle + unit * draw]), np.arange(len(y))
+
+
+GAMES: Mapping[str, Callable[[Array, Array, Array, np.random.Generator], Game]] = {
+    "drawn": drawn_game, "resampled": resampled_game, "naive": naive_game,
+}  # fmt: skip
 
 
 def estimate(
-    x: Array, y: Array, population: int, rounds: int, *, games: int = 20, seed: int = 0, adjusted: bool = True,
+    x: Array, y: Array, candidates: Array, rounds: int, *, games: int = 20, seed: int = 0, kind: str = "drawn",
     models: Mapping[str, Model] = MODELS, acquisitions: Mapping[str, Acquisition] = ACQUISITIONS,
 ) -> list[Estimate]:  # fmt: skip
     """Return every pair of model and acquisition, the one expected to earn most first.
 
     x: (N, d) features of N valid measurements at random places, y: (N,) their values (at least 8, else ValueError).
-    population: candidates that there are. rounds: measurements that are left. Every pair plays the same games.
+    candidates: (M, d) features of what is not measured yet. rounds: measurements that are left. kind: of GAMES; every
+    pair plays the same ones.
     """
     if len(y) < 8 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError(f"{len(y)} measurements: at least 8, all finite, are needed to tell models apart")
-    make = adjusted_game if adjusted else naive_game
     earned: dict[tuple[str, str], list[float]] = {(m, a): [] for m in models for a in acquisitions}
     for game in range(games):
-        xs, ys, first = make(x, y, population, np.random.default_rng([seed, game]))
+        xs, ys, first = GAMES[kind](x, y, candidates, np.random.default_rng([seed, game]))
         for model, acquisition in earned:
             rng = np.random.default_rng([seed, game, 1])
             earned[model, acquisition].append(
