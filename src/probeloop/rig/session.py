@@ -360,7 +360,7 @@ class Session:
 
     def _tell_truth(self) -> None:
         """Let a simulator say what a plan could have learned, in a process of its own: the report shows it beside."""
-        if not any((plan.get("learned") or {}).get("maps") for plan in self.summary.plans):
+        if all((plan.get("learned") or {}).get("generation") is None for plan in self.summary.plans):
             return
         child = self._supervisor.start("learned", "learned", restart=False)
         assert child.popen is not None
