@@ -59,7 +59,7 @@ class Retraining(Settings):
     batch: Annotated[int, msgspec.Meta(ge=2, le=64, multiple_of=2)] = 8
     crop: Annotated[int, msgspec.Meta(ge=32, le=256, multiple_of=4)] = 96
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
-    frames: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 240
+    frames: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 120
     checked: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 60
     memory_mb: Annotated[int, msgspec.Meta(ge=64, le=64_000)] = 700
     seconds: Annotated[float, quantity("s", gt=0, le=86400)] = 3600.0
@@ -297,7 +297,8 @@ def _compared(
             card = ensemble.card
             total += matched(ensemble.predict(picture.values).mean, picture, card.threshold, card.weak)
         figures[f"f1_{name}"] = round(total.f1, 4)
-    asked, apart = [], {"before": [], "after": []}
+    asked: list[NDArray[np.bool_]] = []
+    apart: dict[str, list[Map]] = {"before": [], "after": []}
     for values, one in zip(maps, lessons, strict=True):
         last = slice(len(values) - one.held, None) if one.held else slice(None)
         made = {"before": before.predict(values), "after": after.predict(values)}

@@ -4,7 +4,7 @@
 across its walls, along the lines of the scan and at right angles to each wall (a dark line is not a bright one;
 feedback that rings leaves an unlike left and right); how the walls run; the noise away from them; and how the picture
 resembles itself some pixels on (a second apex, or a reflected signal, shows all twice: one displacement stands out in
-the cepstrum, Bogert, Healy and Tukey 1963).
+the cepstrum, Bogert, Healy and Tukey 1963). `naturalness` adds how its grain is distributed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.ndimage as ndi
 from numpy.typing import NDArray
+
+from .naturalness import naturalness
 
 Image = NDArray[np.float32]
 Values = NDArray[np.float64]
@@ -27,7 +29,7 @@ def traits(shown: Image, mean: Image, variance: Image, disagreement: Image) -> V
     """Return the numbers (k,) that sum up a frame. shown: as the network sees it; all (ny, nx)."""
     x = shown / np.float32(np.sqrt(float((shown.astype(np.float64) ** 2).mean())) + 1e-9)
     made: Values = np.nan_to_num(np.concatenate([
-        _sureness(x, mean, variance, disagreement), _lines(x, mean), _walls(x, mean), _cepstrum(x),
+        _sureness(x, mean, variance, disagreement), _lines(x, mean), _walls(x, mean), _cepstrum(x), naturalness(x),
     ]))  # fmt: skip
     return made
 

@@ -35,6 +35,7 @@ _NAME = Path(__file__).parent.name
 _MAPS = 3  # of earlier scans that are kept to learn from, beside the one that is on
 _ENOUGH = 0.5  # share of a scan's lines from which on its map is learned from
 _AGAIN = 2  # strange maps in a row, from which on networks learn by themselves
+_SAYS = 32  # lines from which on the score of a frame says something: of 16 lines every third one looks strange
 _ROUNDS = 3  # of retraining by itself, in the life of a process
 FRAME = ("novelty", "wall_share", "valid")
 STRANGE = (
@@ -151,15 +152,16 @@ class Segment(ScanTransform):
             found[name] = whole[None]
         share = float((made.mean >= card.threshold)[there[some]].mean())
         found["frame"] = np.array([[made.frame, share, 1.0]])
-        self._consider(np.where(there[some], shown, np.nan).astype(np.float32), made.frame)
+        strange = made.frame > 1 and min(shown.shape) >= _SAYS
+        self._consider(np.where(there[some], shown, np.nan).astype(np.float32), strange)
         self._last = found
-        self.notice = self._told.popleft() if self._told else STRANGE if made.frame > 1 else ""
+        self.notice = self._told.popleft() if self._told else STRANGE if strange else ""
         return found
 
-    def _consider(self, shown: NDArray[np.float32], novelty: float) -> None:
+    def _consider(self, shown: NDArray[np.float32], strange: bool) -> None:
         """Begin to retrain, where that was asked for and there is enough of a map. shown: (lines so far, nx)."""
         asked = self.parameters.retrain
-        self._strange = self._strange + 1 if novelty > 1 else 0
+        self._strange = self._strange + 1 if strange else 0
         if len(shown) < _ENOUGH * self._shape[0]:
             return
         self._shown = shown if asked != "off" else None

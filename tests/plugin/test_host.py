@@ -383,27 +383,3 @@ def test_a_plug_in_is_told_where_it_may_compute() -> None:
     for device in ("cpu", "cuda"):
         made = process._make(Times, PluginInstance(name="p", use="times", device=device))
         assert made.context.device == device
-
-
-def test_a_plug_in_that_changed_by_itself_gets_a_revision_of_its_own(bus: Bus, camera: Camera, hosted: Any) -> None:
-    class Learns(MapMean):
-        calls = 0
-
-        def update(self, data: Any, mask: Any = None) -> dict[str, Any]:
-            self.calls += 1
-            self.renewed = self.calls == 3
-            return super().update(data, mask)
-
-    plugin = Learns()
-    host, reader = hosted(plugin), Subscriber(bus, "p.mean", "lossless")
-    camera.scan(1)
-    while host.step():
-        pass
-    revisions = [block.revision for block in read(reader) if block.count]
-    assert plugin.calls >= 4
-    assert not plugin.renewed
-    assert len(revisions) == plugin.calls + 1  # an update each, and the end
-    assert revisions[:2] == [revisions[0]] * 2
-    assert set(revisions[2:]) == {revisions[0] + 1}
-    told = [each for each in host.events if isinstance(each, Revision)]
-    assert [each.revision for each in told] == [revisions[0], revisions[0] + 1]

@@ -183,13 +183,23 @@ def test_the_same_map_gives_the_same_walls() -> None:
 
 @pytest.mark.bench
 def test_the_live_ensemble_stays_below_600_mb() -> None:
+    """The plug-in with the shipped weights, lines as they come, and whole maps up to 512 x 512."""
     program = """
-import resource, numpy as np, torch
-torch.set_num_threads(1)
-from probeloop.plugins.segment.ensemble import Ensemble
-ensemble = Ensemble.from_file()
+import resource, numpy as np
+from probeloop.api import Axis, StreamSpec
+from probeloop.plugins.segment import Segment
 for size in (256, 512):
-    ensemble.predict(np.random.default_rng(0).normal(size=(size, size)).cumsum(axis=1))
+    axes = (Axis("y", size, 1e-8, 0.0, "m"), Axis("x", size, 1e-8, 0.0, "m"))
+    spec = StreamSpec("amplitude", "values", "<f4", nav=axes)
+    plugin = Segment()
+    plugin.outputs(spec)
+    plugin.begin(spec)
+    values = np.random.default_rng(0).normal(size=(size, size)).cumsum(axis=1).astype(np.float32)
+    for lines in (size // 4, size // 2, size, size):
+        map_ = values.copy()
+        map_[lines:] = np.nan
+        assert plugin.update(map_, np.isfinite(map_)) is not None
+    plugin.close()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=100)

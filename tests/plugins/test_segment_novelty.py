@@ -53,7 +53,7 @@ def test_traits_see_what_is_bright_what_is_bent_and_what_comes_twice() -> None:
     noise = np.random.default_rng(3).normal(size=(96, 96)).astype(np.float32)
     twice = noise + 0.5 * np.roll(noise, (3, 6), axis=(0, 1))
     nothing = np.zeros((96, 96), np.float32)
-    once, again = (traits(each, nothing, nothing, nothing)[-2] for each in (noise, twice))
+    once, again = (traits(each, nothing, nothing, nothing)[84] for each in (noise, twice))
     assert again > 1.5 * once  # the highest place of the cepstrum
 
 

@@ -102,7 +102,7 @@ def test_a_frame_unlike_the_others_stands_out() -> None:
     assert novelty.score(far, familiar) > 1.5
     assert np.isnan(novelty.score(far, None))
     assert np.isnan(novelty.score(far[:5], familiar))
-    both = novelty.fitted(known, far[None])
+    both = novelty.fitted(known, far + 0.1 * rng.normal(size=(8, 6)))
     assert both.limit == familiar.limit
     assert novelty.score(far, both) < 0.7  # what was learned from is familiar
     card = Card(16, 1, familiar=both)
