@@ -21,6 +21,7 @@ from .prepare import logarithm
 from .scanned import scanned
 
 Image = NDArray[np.float32]
+Array = NDArray[np.float64]
 STRIDE, REACH = 5, 3.0  # [px]
 GENERATORS = ("random_field", "phase_field")
 SIDE = 256
@@ -29,14 +30,15 @@ _STILL = {"pace": "unlimited", "drift": 0.0, "creep": 0.0, "hysteresis": 0.0}
 
 
 class Film(msgspec.Struct, frozen=True):
-    """amplitude: (ny, nx). walls: every wall, (N, 2) (row, column); antiparallel: those, (M, 2). pixel [m].
+    """amplitude: (ny, nx). walls: places (N, 2) (row, column) [px] on every wall; antiparallel: on those, (M, 2).
 
-    length: of the antiparallel walls [m].
+    A place lies halfway between two neighbouring pixels of unlike domains. pixel [m]. length: of the antiparallel
+    walls [m].
     """
 
     amplitude: Image
-    walls: NDArray[np.int64]
-    antiparallel: NDArray[np.int64]
+    walls: Array
+    antiparallel: Array
     pixel: float
     length: float
 
@@ -56,19 +58,19 @@ def film(seed: int, domains: str, side: int = SIDE) -> Film:
         up, lying = truth["up"][row, column], truth["in_plane"][row, column]
     finally:
         spm.close()
-    turned = _changes(up)
-    pixel = region.width / side
-    crossed = sum(int((np.diff(up, axis=axis) != 0).sum()) for axis in (0, 1))
-    return Film(np.abs(values).reshape(side, side).astype(np.float32), np.argwhere(turned | _changes(lying)),
-                np.argwhere(turned), pixel, np.pi / 4 * crossed * pixel)  # fmt: skip
+    turned, pixel = between(up), region.width / side
+    return Film(np.abs(values).reshape(side, side).astype(np.float32), np.concatenate([turned, between(lying)]),
+                turned, pixel, np.pi / 4 * len(turned) * pixel)  # fmt: skip
 
 
-def _changes(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return the pixels before a change of label along either axis."""
-    made = np.zeros(labels.shape, bool)
-    made[:-1] |= labels[1:] != labels[:-1]
-    made[:, :-1] |= labels[:, 1:] != labels[:, :-1]
-    return made
+def between(labels: NDArray[Any]) -> Array:
+    """Return the places (N, 2) (row, column) [px] halfway between neighbours of unlike label.
+
+    Their number times pi / 4 is the length of the walls, where these run in all directions alike.
+    """
+    return np.concatenate(
+        [np.argwhere(np.diff(labels, axis=axis) != 0) + np.eye(2)[axis] / 2 for axis in (0, 1)], axis=0
+    )
 
 
 def by_networks(ensemble: Ensemble) -> Callable[[Image], Image]:
@@ -96,7 +98,7 @@ def visited(mean: Image, pixel: float) -> NDArray[np.float64]:
 
 
 def covered(films: list[Film], mapped: Callable[[Image], Image]) -> dict[str, float]:
-    """Return the share of antiparallel wall pixels within `REACH` of a place, and what is spent, over films."""
+    """Return the share of antiparallel walls within `REACH` of a visited place, and what is spent, over films."""
     near = pixels = points = false = 0
     length = 0.0
     for each in films:
