@@ -7,10 +7,10 @@ gives the slope and the curvature at each of them too.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.signal
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -60,12 +60,37 @@ def smoothed(places: Array, closed: bool = False) -> tuple[Array, Array]:
     if window < _LEAST:
         return places, np.zeros(n)
     wide = np.concatenate([places[-window:], places, places[:window]]) if closed else places
-    fits = [scipy.signal.savgol_filter(wide, window, 2, deriv=order, axis=0, mode="interp") for order in (0, 1, 2)]
+    fits = [_fit(wide, each) for each in _operators(window)]
     if closed:
         fits = [each[window:-window] for each in fits]
     smooth, first, second = fits
     speed = np.maximum(np.hypot(first[:, 0], first[:, 1]), np.finfo(float).tiny)
     return smooth, (first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]) / speed**3
+
+
+@functools.cache
+def _operators(window: int) -> tuple[Array, Array, Array]:
+    """Return what makes value, slope and second derivative at each of `window` points of them, (window, window) each.
+
+    A polynomial of second order is fitted; made once, since a map has hundreds of lines.
+    """
+    t = np.arange(window) - window // 2
+    solved = np.linalg.pinv(np.stack([np.ones(window), t, t**2], axis=1))
+    rows = (
+        np.stack([t**0, t, t**2], axis=1),
+        np.stack([0 * t, t**0, 2 * t], axis=1),
+        np.stack([0 * t, 0 * t, 2 * t**0], 1),
+    )
+    value, slope, bend = (np.asarray(each @ solved, np.float64) for each in rows)
+    return value, slope, bend
+
+
+def _fit(places: Array, operator: Array) -> Array:
+    """Return an operator at each of places (N, 2), N >= its size: in its middle, and at the ends where it is."""
+    half = len(operator) // 2
+    inner = np.lib.stride_tricks.sliding_window_view(places, len(operator), axis=0) @ operator[half]
+    first, last = operator[:half] @ places[: len(operator)], operator[half + 1 :] @ places[-len(operator) :]
+    return np.concatenate([first, inner, last])
 
 
 def tangents(places: Array, closed: bool = False) -> Array:

@@ -137,7 +137,7 @@ def _alike(left: Array, usable: NDArray[np.bool_]) -> float:
     As for a process of first order along either axis: (1 + r) / (1 - r) of the variance each.
     """
     side = math.isqrt(left.shape[1])
-    values, there = (each.reshape(-1, side, side) for each in (left, usable))
+    values, there = left.reshape(-1, side, side), usable.reshape(-1, side, side)
     size = float((values[there] ** 2).mean()) if there.any() else 0.0
     more = 1.0
     for before, after in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:, :, :-1], np.s_[:, :, 1:])):

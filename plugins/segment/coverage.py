@@ -11,12 +11,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import scipy.ndimage as ndi
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from probeloop.api import Approach, Axis, Region, Scan, SetDrive, StreamSpec, load_class, load_simulator
 
 from .ensemble import Ensemble
+from .picture import between
 from .prepare import logarithm
 from .scanned import scanned
 
@@ -29,9 +31,10 @@ _STILL = {"pace": "unlimited", "drift": 0.0, "creep": 0.0, "hysteresis": 0.0}
 
 
 class Film(msgspec.Struct, frozen=True):
-    """amplitude: (ny, nx). walls: every wall, (N, 2) (row, column); antiparallel: those, (M, 2). pixel [m].
+    """amplitude: (ny, nx). walls: pixels (N, 2) (row, column) of every wall; antiparallel: of those, (M, 2).
 
-    length: of the antiparallel walls [m].
+    Of two neighbours in unlike domains the one that is nearer to the wall is its pixel, as in the pictures for
+    training. pixel [m]. length: of the antiparallel walls [m].
     """
 
     amplitude: Image
@@ -53,22 +56,26 @@ def film(seed: int, domains: str, side: int = SIDE) -> Film:
         truth = spm.truth()
         cell = np.floor((region.positions((side, side)) - truth["edge"]) / truth["cell"]).astype(np.int64)
         column, row = np.clip(cell.reshape(side, side, 2), 0, len(truth["up"]) - 1).transpose(2, 0, 1)
-        up, lying = truth["up"][row, column], truth["in_plane"][row, column]
+        turned, tilted = (walls_of(truth[name], row, column) for name in ("up", "in_plane"))
+        up = truth["up"][row, column]
     finally:
         spm.close()
-    turned = _changes(up)
     pixel = region.width / side
-    crossed = sum(int((np.diff(up, axis=axis) != 0).sum()) for axis in (0, 1))
-    return Film(np.abs(values).reshape(side, side).astype(np.float32), np.argwhere(turned | _changes(lying)),
+    crossed = sum(int((np.diff(up, axis=axis) != 0).sum()) for axis in (0, 1))  # pi / 4 of them are the length
+    return Film(np.abs(values).reshape(side, side).astype(np.float32), np.argwhere(turned | tilted),
                 np.argwhere(turned), pixel, np.pi / 4 * crossed * pixel)  # fmt: skip
 
 
-def _changes(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return the pixels before a change of label along either axis."""
-    made = np.zeros(labels.shape, bool)
-    made[:-1] |= labels[1:] != labels[:-1]
-    made[:, :-1] |= labels[:, 1:] != labels[:, :-1]
-    return made
+def walls_of(fine: NDArray[Any], row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the wall pixels of a scan whose pixels lie in the cells (row, column) of a finer map of domains."""
+    edge = np.zeros(fine.shape, bool)
+    for axis in (0, 1):
+        changes = np.diff(fine, axis=axis) != 0
+        edge |= np.pad(changes, [(0, int(axis == k)) for k in (0, 1)])
+        edge |= np.pad(changes, [(int(axis == k), 0) for k in (0, 1)])
+    if not edge.any():
+        return np.zeros(row.shape, bool)
+    return between(fine[row, column], ndi.distance_transform_edt(~edge)[row, column])
 
 
 def by_networks(ensemble: Ensemble) -> Callable[[Image], Image]:
@@ -96,7 +103,7 @@ def visited(mean: Image, pixel: float) -> NDArray[np.float64]:
 
 
 def covered(films: list[Film], mapped: Callable[[Image], Image]) -> dict[str, float]:
-    """Return the share of antiparallel wall pixels within `REACH` of a place, and what is spent, over films."""
+    """Return the share of antiparallel walls within `REACH` of a visited place, and what is spent, over films."""
     near = pixels = points = false = 0
     length = 0.0
     for each in films:

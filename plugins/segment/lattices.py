@@ -141,6 +141,8 @@ def _cell(rng: np.random.Generator, lattice: str, spacing: float) -> tuple[Field
     vectors = np.array([[0.0, a], [b * np.sin(angle), b * np.cos(angle)]])
     sites, z = np.array([p[:2] for p in places]), np.array([p[2] for p in places])
     weights = (z / z.max()) ** 1.7
+    if len(weights) > 1 and rng.random() < 0.5:  # columns of fewer atoms, or beside a bright one
+        weights[1:] *= np.exp(rng.uniform(np.log(0.2), 0.0))
     kept = np.ones(len(sites), bool)
     for _ in range(len(sites)):  # random sites that fall upon each other are one
         nearest, pair = _nearest(vectors, sites[kept], weights[kept])

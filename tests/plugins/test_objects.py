@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.ndimage as ndi
+import scipy.signal
 from probeloop.plugins.objects.find import Grid, NoLines, find
 from probeloop.plugins.objects.identity import Identities
-from probeloop.plugins.objects.shape import shape_of
+from probeloop.plugins.objects.shape import _fit, _operators, shape_of
 from probeloop.plugins.objects.transform import WallObjects
 
 from probeloop.api import Axis, StreamSpec
@@ -106,6 +107,14 @@ def test_a_broad_band_is_one_wall_from_edge_to_edge(slope: float) -> None:
     off = wall.branch.pixels[:, 1] - 48 - slope * (rows - 48)
     assert np.abs(off[(rows > 12) & (rows < SIDE - 13)]).max() < 2
     assert wall.shape.length == pytest.approx(SIDE * math.hypot(1, slope) * STEP, rel=0.08)
+
+
+@pytest.mark.parametrize(("n", "window"), [(13, 13), (40, 13), (9, 7), (6, 5)])
+def test_lines_are_smoothed_as_by_savitzky_and_golay(n: int, window: int) -> None:
+    places = np.random.default_rng(n).normal(size=(n, 2)).cumsum(axis=0) * STEP
+    for order, operator in enumerate(_operators(window)):
+        wanted = scipy.signal.savgol_filter(places, window, 2, deriv=order, axis=0, mode="interp")
+        np.testing.assert_allclose(_fit(places, operator), wanted, rtol=1e-9, atol=1e-9 * STEP)
 
 
 def test_pixels_that_are_no_squares_are_measured_as_they_are() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from probeloop.plugins.segment.coverage import Film, by_ridges, covered, film, visited
+from probeloop.plugins.segment.coverage import Film, by_ridges, covered, film, visited, walls_of
 
 from probeloop.api import PlanError
 
@@ -18,9 +18,8 @@ def small() -> Film:
     """Two rings and a straight wall of another kind."""
     y, x = np.mgrid[:128, :128].astype(float)
     up = np.minimum(np.hypot(y - 40, x - 40) - 25, np.hypot(y - 90, x - 80) - 30) < 0
-    turned = np.zeros(up.shape, bool)
-    turned[:-1] |= up[1:] != up[:-1]
-    turned[:, :-1] |= up[:, 1:] != up[:, :-1]
+    row, column = np.mgrid[:128, :128]
+    turned = walls_of(up, row, column)
     walls = turned.copy()
     walls[:, 122] = True
     length = 2 * np.pi * (25 + 30) * 4e-9
@@ -39,9 +38,18 @@ def test_a_film_is_dark_at_its_antiparallel_walls_and_the_ridge_filter_finds_mos
     on[tuple(made.antiparallel.T)] = True
     assert made.amplitude[on].mean() < 0.7 * made.amplitude[~on].mean()
     assert len(made.walls) > len(made.antiparallel) > 100
-    straight = len(made.antiparallel) * made.pixel
-    assert 0.7 * straight < made.length < 1.4 * straight
+    assert 1e-6 < made.length < 20e-6
     assert 0.6 < covered([made], by_ridges)["coverage"] <= 1.0
+
+
+def test_wall_pixels_lie_on_the_wall_of_a_finer_map(small: Film) -> None:
+    away = np.abs(np.hypot(*(small.antiparallel[small.antiparallel.sum(axis=1) < 105] - 40).T) - 25)
+    assert away.max() < 1.1
+    fine = np.zeros((40, 40), np.int8)
+    fine[:, 21:] = 1  # between the coarse columns of the cells 17 and 22, at 20.5: the latter is nearer
+    row, column = np.meshgrid(np.arange(2, 40, 5), np.arange(2, 40, 5), indexing="ij")
+    assert np.argwhere(walls_of(fine, row, column))[:, 1].tolist() == [4] * 8
+    assert not walls_of(np.zeros_like(fine), row, column).any()
 
 
 def test_places_on_the_truth_cover_it_and_none_is_false(small: Film) -> None:
