@@ -28,7 +28,7 @@ _RIDGE = 1e-4
 _FAR = 6.0  # pixels from a change of label, from which on it does not matter how far
 _STRIP, _HALO = 1 << 18, 20  # pixels that are estimated at once; lines around them that they look at
 _MOST = 4.0  # deviations from its mean that a clue counts for
-_FAMILIAR, _STRANGE = 0.7, 0.9  # novelty of a frame, up to which clues count whole, and from which on not at all
+_FAMILIAR, _STRANGE = 0.8, 1.05  # novelty of a frame, up to which clues count whole, and from which on not at all
 _COUNT = CLUES + CLUES * (CLUES + 1) // 2 + 1
 
 

@@ -2,10 +2,10 @@
 
 The score is a local outlier factor (Breunig et al., SIGMOD 2000, in its simple form): the mean distance of a frame's
 `traits` to its nearest held-out pictures of the training generator, after whitening, over what that distance is for
-these pictures themselves; and this over its 99th percentile among familiar ones: above 1 is what one familiar frame
-in a hundred shows. Neighbours, not the mean, because familiar pictures are of several kinds, and between two kinds
-nothing is familiar; over the neighbours' own distances, because rare kinds lie far apart. What it was chosen on is in
-`proxies`.
+these pictures themselves; and this over its 97th percentile among familiar ones: above 1 is what three familiar
+frames in a hundred show. Neighbours, not the mean, because familiar pictures are of several kinds, and between two
+kinds nothing is familiar; over the neighbours' own distances, because rare kinds lie far apart. What it was chosen on
+is in `proxies`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
-QUANTILE = 0.99
+QUANTILE = 0.97
 NEIGHBOURS = 8
 DIRECTIONS = 72  # of the whitened traits that count, those of the largest variance
 _SHRINK = 0.3  # is added to the variance of every direction, in units of the numbers' own
@@ -27,7 +27,7 @@ class Familiar(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The familiar pictures that a frame is compared with.
 
     middle, scale (k,) float32: of the traits. whitening (d, k) float16. known (n, d) int8: whitened traits over
-    `_STEP`. apart (n,) float32: the mean distance of each to its neighbours. limit: the 99th percentile of the
+    `_STEP`. apart (n,) float32: the mean distance of each to its neighbours. limit: the 97th percentile of the
     factor.
     """
 
