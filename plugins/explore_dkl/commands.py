@@ -1,4 +1,7 @@
-"""`probeloop bench dkl`: choosing the next point, against rivals, where the truth is known and on measured loops."""
+"""`probeloop bench dkl`: choosing the next point, against rivals, where the truth is known and on measured loops.
+
+`expected` is asked by `probeloop plan --dry-run --from SESSION`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .campaign import campaign
+from .expected import expected
 
 
 def bench(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -15,3 +19,6 @@ def bench(options: Mapping[str, Any]) -> dict[str, Any]:
     for an unknown family, DropInError without torch.
     """
     return campaign(int(options.get("seeds") or 10), int(options.get("seed") or 0), options.get("what") or "")
+
+
+__all__ = ["bench", "expected"]

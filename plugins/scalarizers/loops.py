@@ -12,6 +12,8 @@ from probeloop.api import CalibrationError, Settings, StreamSpec, quantity
 
 NEIGHBOURS = 7
 CLIPPED = 4  # steps in a row at the very same extreme: the lock-in was at its limit
+_STATES = (0.1, 0.9)  # quantiles between which a loop lies, whatever its offset
+_FLAT = 6.0  # standard deviations of noise that a step of a flat spectrum may be away
 NORMAL = 1.4826  # standard deviation over median absolute deviation, for Gaussian noise
 
 Array = NDArray[np.float64]
@@ -22,7 +24,8 @@ class LoopSettings(Settings):
 
     field: of a spectrum with loops of both, the one measured with the bias off or on; "" = the first. spike: distance
     from the median of 7 neighbours that is replaced; most_peak: largest magnitude that may remain, both in median
-    magnitudes of the loop. most_replaced: share of the steps.
+    magnitudes of the loop, or half its height without its offset where that is less. most_replaced: share of the
+    steps.
     """
 
     field: Literal["", "off", "on"] = ""
@@ -57,10 +60,11 @@ def loop_of(spectrum: NDArray[Any], spec: StreamSpec, settings: LoopSettings, wh
         return None
     clean, replaced = without_spikes(np.where(there, loop, np.median(loop[there])), settings.spike)
     replaced |= ~there
-    typical = float(np.median(np.abs(clean)))
+    low, high = np.quantile(clean, _STATES)
     valid = bool(
         np.count_nonzero(replaced) <= settings.most_replaced * len(loop)
-        and np.abs(clean).max() <= settings.most_peak * typical
+        and np.abs(clean).max() <= settings.most_peak * float(np.median(np.abs(clean)))
+        and np.abs(clean - (low + high) / 2).max() <= settings.most_peak * (high - low) / 2
         and not clipped(loop)
     )
     return Loop(bias, clean, replaced, valid)
@@ -97,7 +101,8 @@ def without_spikes(loop: Array, spike: float) -> tuple[Array, NDArray[np.bool_]]
     around = np.lib.stride_tricks.sliding_window_view(np.pad(loop, half, mode="wrap"), NEIGHBOURS)
     median = np.median(around, axis=1)
     away = np.abs(loop - median)
-    replaced = away > spike * float(np.median(np.abs(loop)))
+    low, high = np.quantile(median, _STATES)
+    replaced = away > spike * min(float(np.median(np.abs(loop))), max(float(high - low) / 2, _FLAT * noise_of(loop)))
     return np.where(replaced, median, loop), replaced
 
 

@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     ahead.add_argument("--seed", type=int, help="seed of everything random")
     ahead.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the rig")
     ahead.add_argument("--on", metavar="RIG", help="the simulator of this rig stands in for the rig's hardware")
+    ahead.add_argument(
+        "--from",
+        dest="session",
+        metavar="SESSION",
+        help="of such a specimen: what so many spectra are expected to earn",
+    )
     ahead.add_argument("--json", action="store_true", help="print as JSON")
     for name, text in (
         ("rerun", "run a session's commands again on its simulator, and compare every frame"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -11,6 +11,8 @@ from probeloop.plugins.explore.policies import Raster
 
 from probeloop.data.commands import AcquireSpectrum, Command
 from probeloop.data.control import Observed, Refused, Remark, Result, SetReward
+from probeloop.data.settings import Settings
+from probeloop.data.units import quantity
 from probeloop.experiment.changes import set_reward
 from probeloop.experiment.controls import Change
 from probeloop.experiment.interest import LOST, ScalarizerInput
@@ -31,8 +33,13 @@ class Peak(Scalarizer):
 class Deep(Scalarizer):
     """The opposite of the first number, offset."""
 
+    class Parameters(Settings):
+        """offset: added."""
+
+        offset: Annotated[float, quantity("", ge=0, le=100)] = 10.0
+
     def scalarize(self, spectrum: Any, spec: Any) -> tuple[float, float, bool]:
-        return 10.0 - float(spectrum[0]), 0.5, True
+        return self.parameters.offset - float(spectrum[0]), 0.5, True
 
 
 class Counting(Scalarizer):
@@ -173,7 +180,19 @@ def test_what_memory_lost_is_read_from_the_record_else_it_has_no_value(make_rig:
     assert warned == ["1 spectra are neither held nor recorded, and have no value now"]
 
 
-def test_new_weights_and_new_parameters_value_anew_too(rig: Any, scalarizers: Any) -> None:
+def test_new_parameters_of_a_scalarizer_value_anew_what_it_judged(rig: Any, scalarizers: Any) -> None:
+    deep = scalarizers["deep"].scalarizer
+    change_at(rig, 2, Change("parameters", "deep", {"offset": 20.0}))
+    rig.run("explore", {**EXPLORE, "count": 4}, scalarizers={"peak": scalarizers["deep"]}, drop_ins={"deep": deep})
+    assert [len(each) for each in observed(rig)] == [1, 1, 1, 1]  # nobody asks for "deep" by that name
+    rig.attach()
+    change_at(rig, len(rig.log) + 2, Change("parameters", "peak", {"offset": 30.0}))
+    rig.run("explore", {**EXPLORE, "count": 4}, scalarizers={"peak": scalarizers["deep"]}, drop_ins={"peak": deep})
+    first, second, third, _ = observed(rig)[4:]
+    assert [one["value"] - 10.0 for one in third[1:]] == pytest.approx([first[0]["value"], second[0]["value"]])
+
+
+def test_new_weights_value_anew_too(rig: Any, scalarizers: Any) -> None:
     change_at(rig, 2, Change("reward", "", {"value": 3.0}))
     rig.run("explore", {**EXPLORE, "count": 4}, scalarizers=scalarizers)
     first, second, third, _ = observed(rig)

@@ -80,6 +80,16 @@ def test_a_clipped_or_constant_loop_is_invalid_and_its_logarithm_tells_the_relat
     assert LoopArea(LoopArea.Parameters(scale="log")).scalarize(np.ones(STEPS), spec())[2] is False
 
 
+def test_an_offset_hides_no_spikes() -> None:
+    spiky = 0.05 * loop()
+    spiky[[3, 9, 20, 27, 33, 47, 54, 60]] += 0.6
+    assert not LoopArea().scalarize(spiky, spec())[2]
+    assert not LoopArea().scalarize(spiky + 1.0, spec())[2]
+    clean, _, valid = LoopArea().scalarize(0.05 * loop() + 1.0, spec())
+    assert valid
+    assert clean == pytest.approx(0.05 * LoopArea().scalarize(loop(), spec())[0], rel=1e-3)
+
+
 def test_missing_steps_count_as_replaced() -> None:
     holed = loop()
     holed[[4, 30]] = np.nan

@@ -90,6 +90,21 @@ def test_dose_is_charged_whole_and_at_the_worst_place() -> None:
     assert "dose" in refused["first_refusal"]["limit"]
 
 
+def test_a_plan_behind_one_that_tripped_the_gate_is_not_begun() -> None:
+    lit = (  # 12 ms of 30 pA are allowed, so the first scan fits and time with the beam on spends the rest
+        '{use = "overview", parameters = {region = {centre_x = 0.0, centre_y = 0.0, width = 2e-9, height = 2e-9}, '
+        'shape = [3, 3], dwell_time = "1 ms"}}'
+    )
+    plans = f"plan=[{', '.join([lit] * 4)}]"
+    summary = rehearsed(load("stem", [plans, "plugins={}", "instrument.pixels=64", "limits.dose=3.5e6"]))
+    states = [each["state"] for each in summary["plans"]]
+    assert states[0] == "finished"
+    assert states[-1] in ("failed", "stopped", "not begun")
+    assert "dose" in " ".join(str(each["message"]) + str(each["first_refusal"]) for each in summary["plans"])
+    assert sum(line.startswith("overview") for line in told({**summary, "on": "stem"})) == 4
+    assert not summary["ok"]
+
+
 def test_hardware_is_not_touched_and_the_command_line_says_what_to_do(capsys: Any) -> None:
     for arguments, words in (
         (["plan", "spm"], "add --dry-run"),

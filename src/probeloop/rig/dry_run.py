@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from .. import discover
-from ..data.errors import SettingsError, SourceError
+from ..data.errors import DropInError, SettingsError, SourceError
 from ..data.units import display
 from .calibrations import Calibrated, kept
 from .drop_ins import faults
@@ -27,8 +27,14 @@ from .run import load_with_plan
 from .schema import InstrumentEntry, Rig, limits_of
 
 _SAY_EVERY = 2.0  # [s]
-_PARTS = {"scans": "scans", "spectra": "spectra, and the way to each", "moves": "moves",
-          "other": "approach, settings, references", "choices": "choosing (fits), as it took here"}  # fmt: skip
+_EXPECTS = "dkl"  # the drop-in whose commands tell what exploring earns
+_PARTS = {
+    "scans": "scans",
+    "spectra": "spectra, and the way to each",
+    "moves": "moves",
+    "other": "approach, settings, references",
+    "choices": "choosing: policy, fits, scalarizers, as it took here",
+}
 
 
 def plan(options: argparse.Namespace) -> int:
@@ -44,6 +50,8 @@ def plan(options: argparse.Namespace) -> int:
         raise SettingsError(problems, f"mend {rig.source}")
     summary = rehearsed(on, quiet=options.json or not sys.stderr.isatty())
     summary["rig"], summary["on"] = rig.name, options.on or on.instrument.use
+    if options.session:
+        summary["expected"] = _expected(options.session, summary, on)
     if options.json:
         emit_json(summary)
     else:
@@ -65,6 +73,19 @@ def _stand_in(rig: Rig, name: str | None) -> Rig:
             "name the rig of a simulator that stands in for it: --on spm, --on stem",
         )
     return rig
+
+
+def _expected(session: str, summary: Mapping[str, Any], rig: Rig) -> dict[str, Any]:
+    """Return what as many spectra as the plans take are expected to earn, by who knows of it; raises DropInError."""
+    commands = discover.load_commands(_EXPECTS, rig.folders)
+    rounds = sum(each["spectra"] for each in summary["plans"])
+    if not rounds:
+        raise SourceError("the plans take no spectra, so --from says nothing", "leave it out")
+    asked = getattr(commands, "expected", None)
+    if asked is None:
+        raise DropInError(f"{_EXPECTS!r} does not tell what to expect", "leave --from out")
+    made: dict[str, Any] = asked(session, rounds, rig.plans[0].seed)
+    return made
 
 
 def rehearsed(rig: Rig, quiet: bool = True) -> dict[str, Any]:
@@ -128,12 +149,28 @@ def told(summary: Mapping[str, Any]) -> Iterator[str]:
         else:
             yield f"  refusals  {each['refused']}; the first is step {refusal['step']}, {refusal['command']}:"
             yield f"            {refusal['reason']} (limit {refusal['limit']}; allowed: {refusal['allowed']})"
-        for text in each["plugins_refused"]:
+        for text in each.get("plugins_refused", ()):
             yield f"  plug-in   {text}"
+    yield from _told_expected(summary.get("expected"))
     if len(summary["plans"]) > 1:
         total = summary["total"]
         yield ""
         yield f"together: {total['commands']} commands, {_long(total['time_s'])}, {total['dose_e']:.3g} e"
+
+
+def _told_expected(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        return
+    yield ""
+    yield (
+        f"a campaign of {found['rounds']} spectra on such a specimen is expected to earn, judged by the "
+        f"{found['measured']} of {found['scalarizer']} in the session (best {found['best_measured']:.4g}):"
+    )
+    yield f"  {'model':17} {'acquisition':21} {'reward':>11}  {'90 % of games':25} regret"
+    for each in found["pairs"]:
+        interval = "{:.4g} to {:.4g}".format(*each["interval"])
+        names = f"{each['model']:17} {each['acquisition']:21}"
+        yield f"  {names} {each['reward']:11.4g}  {interval:25} {each['regret']:.3g}"
 
 
 def _dose(each: Mapping[str, Any]) -> str:

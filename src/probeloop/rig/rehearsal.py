@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from ..data import control
 from ..data.calibration import CalibrationSet
 from ..data.control import Accepted, Cause, Description, Event, Refused, Trace
 from ..data.driver import Acquisition, Instrument
-from ..data.errors import PlanError, RefusedError
+from ..data.errors import RefusedError
 from ..data.frame import BlockFlag, FrameBlock, FrameBuffer
 from ..data.limits import Limits
 from ..data.scan import Position
@@ -72,10 +72,15 @@ class _Told(LocalInstrument):
 
 
 class _Clock:
-    """The instrument's time, and what the plan took to choose, added up."""
+    """The instrument's time, and what the plan took to choose: the host's time, but for that of the simulator."""
 
     def __init__(self, instrument: Instrument) -> None:
-        self._instrument, self.thought_ns = instrument, 0
+        self._instrument, self._total, self._since = instrument, 0, 0
+
+    @property
+    def thought_ns(self) -> int:
+        """What was spent on choosing by now [ns]."""
+        return self._total + (time.perf_counter_ns() - self._since if self._since else 0)
 
     def now_ns(self) -> int:
         """Return both together [ns]."""
@@ -85,34 +90,10 @@ class _Clock:
         """Let the instrument's time pass up to then."""
         return self._instrument.clock.wait_until(time_ns - self.thought_ns, cancelled)
 
-
-class _TimedSteps:
-    """A plan's generator that adds up how long it takes from an answer to the next step."""
-
-    def __init__(self, steps: Any, clock: _Clock) -> None:
-        self._steps, self._clock = steps, clock
-
-    def __next__(self) -> Any:
-        return self._timed(lambda: next(self._steps))
-
-    def send(self, value: Any) -> Any:
-        """Hand an answer over."""
-        return self._timed(lambda: self._steps.send(value))
-
-    def throw(self, error: BaseException) -> Any:
-        """Hand an error over."""
-        return self._timed(lambda: self._steps.throw(error))
-
-    def close(self) -> None:
-        """End it."""
-        self._steps.close()
-
-    def _timed(self, call: Callable[[], Any]) -> Any:
-        began = time.perf_counter_ns()
-        try:
-            return call()
-        finally:
-            self._clock.thought_ns += time.perf_counter_ns() - began
+    def think(self, on: bool) -> None:
+        """Begin, or stop, to count the host's time."""
+        self._total = self.thought_ns
+        self._since = time.perf_counter_ns() if on else 0
 
 
 class Rehearsal:
@@ -132,14 +113,18 @@ class Rehearsal:
         self._rewards = Rewards(make_rewards(self.config), self.config.weights)
 
     def run(self, entry: PlanEntry) -> dict[str, Any]:
-        """Run a plan to its end and return what it took, as plain data; raises ProbeloopError if it can't begin."""
+        """Run a plan to its end and return what it took, as plain data; raises ProbeloopError for one that is none.
+
+        One that the gate does not let begin, because a plan before it tripped it, has taken nothing.
+        """
         described = self._local.handle(control.Describe())
         assert isinstance(described, Description)
         info = info_from(described.state)
         plan = make_plan(entry.use, entry.parameters, entry.seed, info, self.config)
         taken = self._local.handle(control.TakeControl(HOLDER))
         if isinstance(taken, Refused):
-            raise PlanError(f"the simulator can't be commanded: {taken.reason}", taken.allowed)
+            now = self._figures()
+            return self._told(entry, "not begun", taken.reason, {}, Tally(self._progress), now, now)
         own = [each.topic or "spectrum" for each in self._scalarizers.values()]
         topics = tuple(dict.fromkeys([*own, *plan.inputs(), *small_topics(info)]))
         changed = threading.Condition()
@@ -147,18 +132,17 @@ class Rehearsal:
         controls = Controls(self._clock, changed)
         calibrations = CalibrationSet(info.calibrations).replace(self.rig.calibrations)
         tally = Tally(self._progress)
-        gate = _Gate(self._local, controls, tally)
+        gate = _Gate(self._local, controls, tally, self._clock)
         plugins = wanted(self.rig, topics, calibrations)
         self._local.hear = gate.hear
         self._local.deliver = lambda block: _deliver(block, store, plugins)
-        steps = plan.run
-        plan.run = lambda ctx: _TimedSteps(steps(ctx), self._clock)  # type: ignore[method-assign,return-value,assignment]
         before = self._figures()
         over = threading.Event()
         run = RunningPlan(
             entry.use, plan, entry.parameters, entry.seed, info, gate, store, controls, self._clock, tally.hear,
             over.set, config=self.config, scalarizers=self._scalarizers, rewards=self._rewards, approval=False,
         )  # fmt: skip
+        self._clock.think(True)
         try:
             run.start()
             run.join(_ENDING)
@@ -167,12 +151,15 @@ class Rehearsal:
             run.join(_ENDING)
             raise
         finally:
+            self._clock.think(False)
             refused = [f"{each.name}: {each.refused}" for each in plugins if each.refused]
             for each in plugins:
                 each.close()
             self._local.handle(control.ReleaseControl(HOLDER))
-        assert run.end_event is not None
-        return self._result(run, tally, before, refused)
+        event = run.end_event
+        assert event is not None
+        made = self._told(entry, event.state, event.reason, event.data, tally, before, self._figures())
+        return {**made, "plugins_refused": refused}
 
     def _figures(self) -> dict[str, float]:
         account = self._local.desk.account
@@ -180,15 +167,16 @@ class Rehearsal:
         self._local.desk.tick()
         return {"now": self._clock.now_ns(), "thought": self._clock.thought_ns, "dose": account.total}
 
-    def _result(self, run: RunningPlan, tally: Tally, before: dict[str, float], refused: list[str]) -> dict[str, Any]:
-        after, account = self._figures(), self._local.desk.account
-        event = run.end_event
-        assert event is not None
+    def _told(
+        self, entry: PlanEntry, state: str, message: str, summary: Mapping[str, Any], tally: Tally,
+        before: dict[str, float], after: dict[str, float],
+    ) -> dict[str, Any]:  # fmt: skip
+        account = self._local.desk.account
         seconds = {name: ns / 1e9 for name, ns in tally.spent.items()}
         seconds["choices"] = (after["thought"] - before["thought"]) / 1e9
         seconds["total"] = (after["now"] - before["now"]) / 1e9
         return {
-            "plan": run.name, "seed": run.seed, "state": event.state, "message": event.reason,
+            "plan": entry.use, "seed": entry.seed, "state": state, "message": message,
             "commands": dict(tally.commands), "commands_total": sum(tally.commands.values()),
             "refused": tally.refused, "first_refusal": tally.first_refusal,
             "time_s": seconds,
@@ -196,8 +184,7 @@ class Rehearsal:
             "highest_e_per_m2": account.map.maximum if account.total else 0.0,
             "dose_is_estimate": account.sigma is None,
             "spectra": tally.commands["AcquireSpectrum"], "invalid": tally.invalid, "pulses": tally.pulses,
-            "plugins_refused": refused,
-            "summary": {k: v for k, v in event.data.items() if isinstance(v, int | float | str | bool)},
+            "summary": {k: v for k, v in summary.items() if isinstance(v, int | float | str | bool)},
         }  # fmt: skip
 
     def close(self) -> None:
@@ -244,8 +231,8 @@ class Tally:
 class _Gate:
     """The loop's way to a gate in the same thread: a command is carried out before its ticket is given."""
 
-    def __init__(self, local: LocalInstrument, controls: Controls, tally: Tally) -> None:
-        self._local, self._controls, self._tally = local, controls, tally
+    def __init__(self, local: LocalInstrument, controls: Controls, tally: Tally, clock: _Clock) -> None:
+        self._local, self._controls, self._tally, self._clock = local, controls, tally, clock
 
     def hear(self, event: Event) -> None:
         """Hear what the instrument says."""
@@ -256,16 +243,20 @@ class _Gate:
 
     def submit(self, command: c.Command, cause: Cause, trace: Trace, dry_run: bool = False) -> Accepted:
         """Judge a command, and carry it out; raises RefusedError, and Ended when the gate lets nothing through."""
-        reply = self._accepted(self._local.submit(command, cause=cause, trace=trace, dry_run=dry_run))
-        if not dry_run:
-            clock = self._local.driver.clock
-            began = clock.now_ns()
-            while self._local.desk.run_next():
-                pass
-            self._tally.took(command, clock.now_ns() - began)
-            self._local.sense()
-            self._local.desk.tick()
-        return reply
+        self._clock.think(False)
+        try:
+            reply = self._accepted(self._local.submit(command, cause=cause, trace=trace, dry_run=dry_run))
+            if not dry_run:
+                clock = self._local.driver.clock
+                began = clock.now_ns()
+                while self._local.desk.run_next():
+                    pass
+                self._tally.took(command, clock.now_ns() - began)
+                self._local.sense()
+                self._local.desk.tick()
+            return reply
+        finally:
+            self._clock.think(True)
 
     def register(self, shift: Position, sigma: float, peak_ratio: float) -> None:
         """Tell how far the specimen is from where it was thought to be [m]; raises RefusedError, and Ended."""
