@@ -166,11 +166,14 @@ class Kernels:
             made = made + 0.5 * self.shape.weight_decay * (weight**2).sum(dim=(1, 2))
         return made
 
-    def learn(self, x: Any, y: Any, sigma: Any, steps: int) -> None:
-        """Go `steps` steps of Adam; raises Singular or Diverged, and then the parameters are what they were."""
+    def learn(self, x: Any, y: Any, sigma: Any, steps: int, pace: float = 1.0) -> None:
+        """Go `steps` steps of Adam at `pace` times its rates.
+
+        Raises Singular or Diverged, and then the parameters are what they were.
+        """
         torch, before = self._torch, [each.detach().clone() for each in self.parameters]
         try:
-            self._learn(x, y, sigma, steps)
+            self._learn(x, y, sigma, steps, pace)
         except (Singular, Diverged):
             self.set_parameters(before)
             raise
@@ -178,7 +181,7 @@ class Kernels:
             self.set_parameters(before)
             raise Diverged("a parameter is no number")
 
-    def _learn(self, x: Any, y: Any, sigma: Any, steps: int) -> None:
+    def _learn(self, x: Any, y: Any, sigma: Any, steps: int, pace: float) -> None:
         """Adam (Kingma and Ba, ICLR 2015), all parameters as one vector.
 
         torch's own loads its compiler at first use, a second and 70 MB, and takes longer than the rest of a step.
@@ -186,7 +189,7 @@ class Kernels:
         torch, every = self._torch, self.parameters
         sizes = [each.numel() for each in every]
         rates = [self.shape.network_rate] * (2 * len(self.layers)) + [self.shape.rate] * 4
-        rate = torch.cat([torch.full((n,), r, dtype=torch.float64) for n, r in zip(sizes, rates, strict=True)])
+        rate = pace * torch.cat([torch.full((n,), r, dtype=torch.float64) for n, r in zip(sizes, rates, strict=True)])
         vector = torch.cat([each.reshape(-1) for each in every]).requires_grad_()
         mean, square = torch.zeros_like(rate), torch.zeros_like(rate)
         first = last = math.nan

@@ -18,6 +18,7 @@ from .target import Target
 Rows = NDArray[np.float64]
 LEAST = 3  # observations that a fit needs
 MOST = 96  # observations that a member is trained on; it predicts from all
+_GENTLY = 0.3  # the pace of an update, whose first steps would else be as wide as those of a beginning
 _CHUNK = 512  # candidates at a time
 _WAVES = 512  # of a random draw
 _FIRST = 8  # features in which candidates are like observations
@@ -53,14 +54,14 @@ class GaussianProcess:
         X (n, d), y (n,), sigma (n,).
         """
         self._kernels = None
-        self._learn(X, y, sigma, self._shape.steps)
+        self._learn(X, y, sigma)
 
     def update(self, X: Rows, y: Rows, sigma: Rows) -> None:
         """Go on from the last fit; where there is none, or it was faulty, fit."""
         if self._kernels is None or self.fault:
             self.fit(X, y, sigma)
         else:
-            self._learn(X, y, sigma, self._shape.again)
+            self._learn(X, y, sigma)
 
     def predict(self, X: Rows) -> tuple[Rows, Rows]:
         """Return mean and standard deviation (N,) of the value itself, in y's units."""
@@ -124,7 +125,7 @@ class GaussianProcess:
         """Return how well it predicts what it has not seen, or None where the last fit was faulty."""
         return None if self.fault else self._held
 
-    def _learn(self, X: Rows, y: Rows, sigma: Rows, steps: int) -> None:
+    def _learn(self, X: Rows, y: Rows, sigma: Rows) -> None:
         self._target = Target(y)
         self._seen, self._held, self.remark = {}, None, ""
         self.fault = few_or_constant(y, self._target)
@@ -138,10 +139,10 @@ class GaussianProcess:
             self._y = torch.from_numpy(self._target.forward(y)).expand(m, -1)
             self._sigma = torch.from_numpy(np.minimum(errors, 10.0)).expand(m, -1)
             self._parts = split(len(y), m)
-            self.fault = self._attempt(steps)
+            self.fault = self._attempt()
             if self.fault:
                 self._kernels = None
-                self.fault = self._attempt(self._shape.steps)
+                self.fault = self._attempt()
             if self.fault:
                 self._kernels = None
                 return
@@ -149,21 +150,23 @@ class GaussianProcess:
             self.remark = self._kernels.at_bound()
             noise = np.sqrt(self._kernels.noises(torch.zeros(m, 1)).mean().item())
             self.noise = float(noise) * self._target.spread
-            self._hold_out()
 
-    def _attempt(self, steps: int) -> str:
-        """Learn and condition; return what went wrong."""
+    def _attempt(self) -> str:
+        """Learn, from the beginning where there are no kernels yet, and condition; return what went wrong."""
         seed = int(self._chance.integers(2**31))
         try:
+            steps, pace = self._shape.again, _GENTLY
             if self._kernels is None:
-                self._kernels, steps = Kernels(self._shape, seed, self._typical), self._shape.steps
+                self._kernels = Kernels(self._shape, seed, self._typical)
+                steps, pace = self._shape.steps, 1.0
             x, y, sigma = (self._of(each, self._parts.trained(MOST, seed)) for each in self._data())
-            self._kernels.learn(x, y, sigma, steps)
+            self._kernels.learn(x, y, sigma, steps, pace)
             k = self._kernels
             self._z = k.features(self._x)
             covariance = k.covariance(self._z, self._z)
             self._factor = cholesky(covariance + diagonal(k.noises(self._sigma)))
             self._alpha = (self._y[:, :, None] - k.mean).cholesky_solve(self._factor)
+            self._hold_out()
         except Diverged as error:
             return f"the fit diverged: {error}"
         except Singular as error:
@@ -309,7 +312,7 @@ class DeepKernel(GaussianProcess):
     def __init__(
         self, X_all: Rows, seed: int = 0, members: int = 6, threads: int = 1, layers: tuple[int, ...] = (64, 32, 4)
     ) -> None:
-        shape = Shape(0, layers, "rbf", members, steps=80, weight_decay=100.0, noise_spread=0.5)
+        shape = Shape(0, layers, "rbf", members, steps=80, network_rate=0.02, weight_decay=100.0, noise_spread=0.5)
         super().__init__(components(X_all, 16, whiten=0.25), X_all, shape, seed, threads)
 
 

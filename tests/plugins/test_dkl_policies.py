@@ -210,7 +210,7 @@ def test_the_other_rivals_go_by_what_they_say() -> None:
     play(made, 14)
     assert made._learner.name == "xy_gp"
     made = begun(DklOrPca)
-    play(made, 20)
+    play(made, 18)
     assert made._learner.name in ("deep_kernel", "pca_gp")
 
 
@@ -257,7 +257,7 @@ def test_a_trapped_policy_says_so_and_goes_elsewhere() -> None:
     play(made, 32, value=one_bump)
     assert any("gain nothing: the next" in each for each in made.notices)
     still = begun(XyGp, seed=2, escape=False, **greedy)
-    play(still, 32, value=one_bump)
+    play(still, 26, value=one_bump)
     assert not any("the next" in each for each in still.notices)
 
 

@@ -94,7 +94,7 @@ def test_the_hidden_rule_is_learned_and_the_uncertainty_is_honest(name: Name) ->
 
 def test_draws_have_the_mean_and_the_deviation_of_the_prediction() -> None:
     model, rng = fitted("pca_gp", 40), np.random.default_rng(3)
-    draws = np.stack([model.sample(PATCHES, rng) for _ in range(300)])
+    draws = np.stack([model.sample(PATCHES, rng) for _ in range(200)])
     mean, sigma = model.predict(PATCHES)
     assert np.abs(draws.mean(0) - mean).max() < 0.35 * sigma.max()
     ratio = draws.std(0) / sigma
@@ -113,7 +113,7 @@ def test_members_differ_and_what_they_have_not_seen_tells_how_good_they_are() ->
 
 def test_nothing_is_claimed_where_value_and_image_have_nothing_in_common() -> None:
     claims = 0
-    for seed in range(8):
+    for seed in range(5):
         rng = np.random.default_rng(100 + seed)
         cells = rng.choice(N, 48, replace=False)
         model = make("deep_kernel", PATCHES, seed)
