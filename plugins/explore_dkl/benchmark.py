@@ -39,8 +39,8 @@ class Run(msgspec.Struct, frozen=True):
     """What a policy did.
 
     cells: measured, in order. claimed: it says that structure and property are linked. rank_correlation, chance: of
-    values with what was predicted before each, see `scores.foretold`. prediction, sigma: (N,) at the end, None without
-    a model. cpu_s: of the policy and its measurements.
+    values with what was predicted before each, see `scores.foretold`. prediction, sigma: (N,) at the end, None
+    without a model. cpu_s: of the policy and its measurements.
     """
 
     policy: str

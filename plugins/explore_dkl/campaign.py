@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
 
-
 from probeloop.api import Problem, SettingsError, SourceError
 
 from .benchmark import MEASURED, POLICIES, compare

@@ -25,8 +25,9 @@ def expected(folder: str, rounds: int, seed: int = 0) -> dict[str, Any]:
     """Return what a campaign of `rounds` spectra by every model and acquisition is expected to earn, best first.
 
     folder: of a session whose newest run measured at least 8 valid spectra on a recorded map, taken for a random
-    sample of it. reward: the best value so far, averaged over the rounds; regret: what that lies below the best that
-    was measured. Raises RecordError when the session can't tell.
+    sample of it. reward: the best value that the campaign measures itself, averaged over its rounds; regret: what
+    that lies below the best measured so far, less than 0 where better is expected. Raises RecordError when the session
+    can't tell.
     """
     session = open_session(folder)
     images: tuple[str, ...] = ()
@@ -49,7 +50,8 @@ def expected(folder: str, rounds: int, seed: int = 0) -> dict[str, Any]:
     rows = components(patches, COMPONENTS)(patches)
     at = [int(np.argmin(np.sum((places - np.asarray(each["position"])) ** 2, axis=1))) for each in valid]
     values = np.array([float(each["value"]) for each in valid])
-    games = estimate(rows[at], values, len(places), min(rounds, MOST_ROUNDS), games=GAMES, seed=seed)
+    free = np.delete(rows, at, axis=0)
+    games = estimate(rows[at], values, free, min(rounds, MOST_ROUNDS), games=GAMES, seed=seed)
     best = float(values.max())
     return {
         "scalarizer": newest,

@@ -34,7 +34,7 @@ class Learner:
         places: Rows | None = None,
         members: int = 1,
         threads: int = 1,
-        refit_every: int = 20,
+        refit_every: int = 3,
         auto: bool = False,
     ) -> None:
         self.features, self.refit_every = features, refit_every

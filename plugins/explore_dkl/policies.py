@@ -52,7 +52,7 @@ class Learning(Settings):
     spacing: Annotated[float, quantity("", ge=0, le=1000)] = 0.0
     seed_points: Annotated[int, msgspec.Meta(ge=3, le=1000)] = 8
     seeding: seeds.Name = "latin_hypercube"
-    refit_every: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
+    refit_every: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
     ensemble: Annotated[int, msgspec.Meta(ge=1, le=32)] = 6
     avoid_failures: bool = True
     escape: bool = True

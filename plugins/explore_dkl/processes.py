@@ -210,7 +210,7 @@ class GaussianProcess:
 
     def _hold_out(self) -> None:
         """Score the observations that a member was not trained on, or each alone where there is one member."""
-        y, n = self._y[0].numpy(), self._y.shape[1]
+        y = self._y[0].numpy()
         mean, variance = self._alone() if self._shape.members == 1 else self._others()
         known, width = np.isfinite(mean), 1.0
         if known.sum() >= LEAST:

@@ -4,8 +4,8 @@ After Boley, Luong, Teshuva, Schmidt, Foppa and Scheffler, "From prediction to a
 is played many times on the measurements that there are, and what it earns is taken for what it will earn on the
 specimen. Played on a plain sub-sample that is misleading: it begins with values as good as the best, in a pool of a
 few. Their adjusted game (`resampled_game`) begins without the best ones, and its pool is made as large as the
-population out of copies, with as few of the best as that will have. On a map the features of every candidate are known
-from its image; so the pool can be the candidates themselves, with values that agree with the measurements
+population out of copies, with as few of the best as that will have. On a map the features of every candidate are
+known from its image; so the pool can be the candidates themselves, with values that agree with the measurements
 (`drawn_game`, the default). `docs/bench_dkl.md` compares the three.
 
 The reward of a round is the best value that the campaign itself has measured up to it; that of a campaign, its mean.

@@ -146,7 +146,8 @@ def _parser() -> argparse.ArgumentParser:
         "as segment",
     )
     bench.add_argument("--what", help="for loop and simulator: which drop-in (default: autofocus, stem); for "
-                       "drivers: merlin, dectris_v1, dectris_v2 or load (default: all but load)")  # fmt: skip
+                       "drivers: merlin, dectris_v1, dectris_v2 or load (default: all but load); for dkl: one family "
+                       "of worlds, or real")  # fmt: skip
     bench.add_argument("--seeds", type=int, default=20, help="how many seeds (default: 20)")
     bench.add_argument("--seed", type=int, default=0, help="the first seed")
     bench.add_argument("--seconds", type=float, help="about how long (default: the bench's own) [s]")

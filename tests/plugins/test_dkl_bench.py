@@ -55,7 +55,7 @@ def one(x: float, coverage: float = 0.9, claimed: bool = False, hits: int = 10) 
 def figures(dkl: dict[str, Any], without: dict[str, Any], pca: float = 5.0) -> dict[str, Any]:
     others = {p: one(1.0) for p in POLICIES[1:]} | {"pca_gp": one(pca)}
     found = {("world", family, seed): {"dkl": dkl, **others} for family in campaign.LINKED for seed in range(4)}
-    found |= {("world", "no_link", seed): {p: without for p in POLICIES} for seed in range(4)}
+    found |= {("world", "no_link", seed): dict.fromkeys(POLICIES, without) for seed in range(4)}
     made = campaign._figures(found, campaign.FAMILIES) | {"step_cpu_s": {"200": 0.5}}
     return {**made, "reached": campaign._reached(made)}
 
