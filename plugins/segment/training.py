@@ -57,11 +57,11 @@ class Training(Settings):
     """What a training is made of.
 
     kind: what is to be found, walls or columns of atoms. cycles: of the baseline, or of each member from scratch;
-    again_cycles: of the baseline after a warm restart (0 = none), see Loshchilov and Hutter, ICLR 2017; member_cycles:
-    of each member after a baseline; a cycle is one batch. rate, again_rate, member_rate: of AdamW at its highest, then
-    down along a cosine. threads: of torch; pictures are made in one more. simulated: share of pictures that are cuts
-    of scans by the simulated scanning probe, of so many specimens (walls alone). start: a file of weights whose first
-    member a run begins with; "" = with random weights. held_out: pictures that the result is calibrated on.
+    again_cycles: of the baseline after a warm restart (0 = none; Loshchilov and Hutter, ICLR 2017); member_cycles: of
+    each member after a baseline; a cycle is one batch. rate, again_rate, member_rate: of AdamW at its highest, then
+    down along a cosine. threads: of torch; pictures are made in one more. simulated: share of pictures that are cut
+    from scans of so many simulated specimens (walls alone). start: a file of weights whose first member a run begins
+    with; "" = with random weights. held_out: pictures that the result is calibrated on.
     """
 
     kind: Kind = "walls"
