@@ -14,7 +14,8 @@ from probeloop.api import Context, Observation, Policy, Position
 
 from .policies import Dkl, Grid, PcaGp, SortByImage, XyGp
 from .scores import EVIDENCE, Score, foretold, score
-from .worlds import SIDE, Visit, World, world
+from .worlds import Visit, World, world
+from .worlds_film import SIDE
 
 SEEDS, STEPS = 8, 50  # measurements: those the policy begins with, and those it learns its way to
 MEASURED = SEEDS + STEPS

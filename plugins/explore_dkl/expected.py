@@ -26,8 +26,8 @@ def expected(folder: str, rounds: int, seed: int = 0) -> dict[str, Any]:
 
     folder: of a session whose newest run measured at least 8 valid spectra on a recorded map, taken for a random
     sample of it. reward: the best value that the campaign measures itself, averaged over its rounds; regret: what
-    that lies below the best measured so far, less than 0 where better is expected. Raises RecordError when the session
-    can't tell.
+    that lies below the best measured so far, less than 0 where better is expected. Raises RecordError when the
+    session can't tell.
     """
     session = open_session(folder)
     images: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ Rows = NDArray[np.float64]
 FALLBACK: Name = "pca_gp"
 WORDS = {"deep_kernel": "deep kernel", "pca_gp": "PCA-GP", "xy_gp": "(x, y)-GP", "best_feature": "best image feature"}
 _LINK_EVERY = 8  # observations between two looks for a link
+_JUDGES = 4  # members of the ensembles that are compared for it where the model itself is alone
 
 
 class Learner:
@@ -44,7 +45,7 @@ class Learner:
         self.link = Link()
         self._members, self._auto, self._say, self._seed, self._threads = members, auto, say, seed, threads
         self._models: dict[Name, Surrogate] = {}
-        self._place = make("xy_gp", places, seed, members=members) if places is not None else None
+        self._judges = members if members > 1 else _JUDGES
         self._places = places
         self._fitted: dict[Name, int] = {}
         self._linked = 0
@@ -107,15 +108,26 @@ class Learner:
         return model
 
     def _look_for_link(self, cells: NDArray[np.int64], y: Rows, sigma: Rows) -> None:
-        if self.model is None or self._place is None or self._places is None or self.name == "xy_gp":
+        if self.model is None or self.name == "xy_gp":
             return
         if len(y) < LEAST or (self._linked and len(y) - self._linked < _LINK_EVERY):
             return
         self._linked = len(y)
-        self._place.fit(self._places[cells], y, sigma)
-        before, self.link = self.link, evidence(self.model.held_out(), self._place.held_out())
+        judged, place = self.model, None
+        if self._members == 1 and self.name != "best_feature":  # leaving out one at a time flatters a single model
+            judged = self._judged(self.name, self.X, cells, y, sigma)
+        if self._places is not None:
+            place = self._judged("xy_gp", self._places, cells, y, sigma)
+        before = self.link
+        self.link = evidence(judged.held_out(), place.held_out() if place is not None else None)
         if self.link.seen != before.seen or before.observations < LEAST:
             self._say(str(self.link))
+
+    def _judged(self, name: Name, X: Rows, cells: NDArray[np.int64], y: Rows, sigma: Rows) -> Surrogate:
+        """Return an ensemble of that kind of model, fitted so that each member leaves a part out."""
+        made = make(name, X, self._seed, members=self._judges, threads=self._threads)
+        made.fit(X[cells], y, sigma)
+        return made
 
     def _tell(self, words: str) -> None:
         """Say what was not said the last time."""

@@ -226,7 +226,7 @@ class GaussianProcess:
         """Return how many candidates are most like each observation (n,), and one: what was chosen is not typical."""
         seen, typical = self._x.numpy()[:, :_FIRST], self._typical[:, :_FIRST]
         squared = (typical**2).sum(1)[:, None] + (seen**2).sum(1) - 2 * typical @ seen.T
-        made: Rows = np.bincount(squared.argmin(axis=1), minlength=len(seen)) + 1.0
+        made: Rows = np.bincount(squared.argmin(axis=1), minlength=len(seen)).astype(np.float64) + 1.0
         return made
 
     def _alone(self) -> tuple[Rows, Rows]:

@@ -42,7 +42,8 @@ _IMPRINT = 0.8  # of the film's bottom electrode [V]
 class World(msgspec.Struct, frozen=True):
     """A film and what is true of it.
 
-    places: (CELLS, 2) (x, y) [m]. images: what a policy is shown, (SIDE, SIDE) each. property: (CELLS,) 0 to about 1.
+    places: (CELLS, 2) (x, y) [m]. images: what a policy is shown, (SIDE, SIDE) each. strength: (CELLS,) how
+    open a loop is, 0 to about 1.
     truth: (CELLS,) noise-free value [m V] of an untouched place. broken: (CELLS,) how its spectrum is spoilt, -1 = it
     is not. tires: measuring leaves a place less open.
     """
@@ -50,7 +51,7 @@ class World(msgspec.Struct, frozen=True):
     family: Family
     seed: int
     film: Film
-    property: Map
+    strength: Map
     truth: Map
     broken: NDArray[np.int64]
     tires: bool
@@ -79,7 +80,7 @@ class Visit:
         """Measure at a cell; the same cell gives the same noise in every visit, so that policies can be paired."""
         world = self.world
         place = world.places[cell]
-        strength = float(world.property[cell])
+        strength = float(world.strength[cell])
         opening = 1.0
         if world.tires and self.cells:
             away = np.linalg.norm(world.places[self.cells] - place, axis=1) / (_TIRES_OVER * world.film.pitch)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from probeloop.plugins.explore_dkl import benchmark, campaign, commands, real, replay
 from probeloop.plugins.explore_dkl.benchmark import MEASURED, compare, judged, run
-from probeloop.plugins.explore_dkl.worlds import SIDE, Visit, world
+from probeloop.plugins.explore_dkl.worlds import Visit, world
+from probeloop.plugins.explore_dkl.worlds_film import SIDE
 
 from probeloop.api import SettingsError
 

@@ -7,7 +7,8 @@ import pytest
 from probeloop.plugins.explore_dkl.patches import cut
 from probeloop.plugins.explore_dkl.reduction import components
 from probeloop.plugins.explore_dkl.reward_estimate import ACQUISITIONS, MODELS, estimate, play
-from probeloop.plugins.explore_dkl.worlds import SIDE, Family, world
+from probeloop.plugins.explore_dkl.worlds import Family, world
+from probeloop.plugins.explore_dkl.worlds_film import SIDE
 from scipy import stats
 
 KNOWN, ROUNDS = 40, 30

@@ -20,7 +20,7 @@ def wall() -> World:
 def test_the_truth_is_the_area_of_the_noise_free_loop(wall: World) -> None:
     area = load_scalarizer("loop_area", {})
     for cell in (0, 1234, int(np.argmax(wall.truth))):
-        loop = worlds_loops.loops(wall.property[[cell]], np.array([0.8]))[0]
+        loop = worlds_loops.loops(wall.strength[[cell]], np.array([0.8]))[0]
         value, _, valid = area.scalarize(loop, worlds_loops.SPEC)
         assert valid
         assert -value == pytest.approx(wall.truth[cell], rel=1e-9)
