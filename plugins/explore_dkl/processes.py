@@ -22,7 +22,7 @@ _GENTLY = 0.3  # the pace of an update, whose first steps would else be as wide 
 _CHUNK = 512  # candidates at a time
 _WAVES = 512  # of a random draw
 _CALIBRATION = (0.5, 3.0)  # bounds of what all sigmas are multiplied by
-_PESSIMISM = 0.5  # a few members that saw a part of the observations are worse than all that saw all
+_PESSIMISM = 0.7  # a few members that saw a part of the observations are worse than all that saw all
 _DOUBT = 15.0  # observations whose weight the belief in the model's own sigma has
 
 
