@@ -17,7 +17,7 @@ from .weights import Card
 
 THRESHOLDS = tuple(float(t) for t in np.arange(0.2, 0.66, 0.05).round(2))
 NEAR_WALLS = 5.0  # pixels, within which an estimate of errors is asked for
-_FAMILIAR = 7  # times as many pictures for the frame score
+_FAMILIAR = 5  # times as many pictures for the frame score
 _SAMPLED = 2000  # pixels a frame
 
 
