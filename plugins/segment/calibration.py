@@ -18,7 +18,7 @@ from .weights import Card
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 WEAK = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 NEAR_WALLS = 5.0  # pixels, within which an estimate of errors is asked for
-_FAMILIAR = 7  # times as many pictures for the frame score
+_FAMILIAR = 5  # times as many pictures for the frame score
 _SAMPLED = 2000  # pixels a frame
 
 

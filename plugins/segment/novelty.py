@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 QUANTILE = 0.97
 NEIGHBOURS = 8
-DIRECTIONS = 72  # of the whitened traits that count, those of the largest variance
-_SHRINK = 0.3  # is added to the variance of every direction, in units of the numbers' own
+DIRECTIONS = 96  # of the whitened traits that count, those of the largest variance
+_SHRINK = 0.03  # is added to the variance of every direction, in units of the numbers' own
 _MOST = 20.0  # deviations that one number counts for
 _STEP = 1 / 16  # of stored coordinates, in whitened deviations
 

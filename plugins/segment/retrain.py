@@ -29,7 +29,7 @@ from .network import library, needed
 from .picture import NEAR, generator, near
 from .prepare import fault, logarithm, prepared
 from .scores import Matched, matched, thinned
-from .training import Stage, Training, batch_of
+from .training import Stage, Training, batch_of, rate_at
 from .weights import SHIPPED, Card, load, save
 
 Map = NDArray[np.float32]
@@ -49,9 +49,9 @@ _LEAST = 32  # pixels a side of a map to learn from
 class Retraining(Settings):
     """How much is learned. The process keeps to one thread, `memory_mb` beyond what it began with, and `seconds`.
 
-    cycles: batches of each member, half of maps, half of the generator. rate: of Adam, constant. frames: calibration
-    pictures that threshold, error estimate and frame score are set on anew. checked: those that nothing may be
-    forgotten on.
+    cycles: batches of each member, half of maps, half of the generator. rate: of Adam at its highest, then down
+    along a cosine. frames: calibration pictures that threshold, error estimate and frame score are set on anew.
+    checked: those that nothing may be forgotten on.
     """
 
     cycles: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 60
@@ -263,8 +263,11 @@ def _taught(member: Any, number: int, lessons: list[Lesson], settings: Retrainin
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.rate)
     half = settings.batch // 2
     rng = np.random.default_rng([settings.seed, number])
-    for known in _known(settings, number, half):
+    stage = Stage("", number, settings.cycles, settings.rate)
+    for cycle, known in enumerate(_known(settings, number, half)):
         check()
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(stage, cycle)
         pairs = zip(known, crops(lessons, half, settings.crop, rng), strict=True)
         shown, wall, weight = (torch.from_numpy(np.concatenate(pair)) for pair in pairs)
         logits = network(shown.to(memory_format=torch.channels_last))
