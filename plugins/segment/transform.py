@@ -59,8 +59,8 @@ class Segment(ScanTransform):
         channel: of several, by name; "" = the first. contrast: "ratio" shows them the logarithm of what is positive,
         such as an amplitude, so that a wall in a weak domain counts as much as one in a strong domain. weights: a
         file of `train segment`; "walls" or "" and "columns" are the shipped ones. retrain: let the networks learn
-        from these maps in a process beside, "once" (for another time set "off" in between), or "when_strange", which is
-        when maps are unlike the training pictures; the networks are replaced when that has made them better.
+        from these maps in a process beside, "once" (for another time set "off" in between), or "when_strange", which
+        is when maps are unlike the training pictures; the networks are replaced when that has made them better.
         retrained: the file that such weights are kept in; "" = they are forgotten with this process.
         """
 
