@@ -64,6 +64,19 @@ def test_it_finds_the_best_places_many_times_as_often_as_chance(policy: type[Pol
     assert made.link.seen
 
 
+def test_values_dealt_by_chance_are_no_link_and_that_is_said() -> None:
+    for seed in range(3):
+        dealt = np.random.default_rng(seed).normal(size=VALUE.size)
+
+        def deal(place: tuple[float, float], dealt: Any = dealt) -> Observation:
+            return observe(place, float(dealt[cell(place)]))
+
+        made = begun(PcaGp, seed=seed, escape=False)
+        play(made, 26, value=deal)
+        assert not made.link.seen
+        assert any("no structure-property link seen" in each for each in made.notices)
+
+
 @pytest.mark.parametrize(
     "name", ["expected_improvement", "upper_confidence_bound", "maximum_uncertainty", "thompson"]
 )
