@@ -23,7 +23,6 @@ _CHUNK = 512  # candidates at a time
 _WAVES = 512  # of a random draw
 _FIRST = 8  # features in which candidates are like observations
 _CALIBRATION = (0.3, 3.0)  # bounds of what all sigmas are multiplied by
-_PESSIMISM = 0.5  # a few members that saw a part of the observations are worse than all that saw all
 _DOUBT = 15.0  # observations whose weight the belief in the model's own sigma has
 
 
@@ -219,7 +218,7 @@ class GaussianProcess:
             counted = float(weight.sum() ** 2 / (weight**2).sum())
             width = weighted_quantile(off, weight, 0.9) / 1.6449
             width = float(np.clip(width ** (counted / (counted + _DOUBT)), *_CALIBRATION))
-        self.factor = width**_PESSIMISM if self._shape.members > 1 else width
+        self.factor = width
         self._held = HeldOut(log_density(y, mean, variance * width**2), without_features(y, self._parts))
 
     def _stands_for(self) -> Rows:
