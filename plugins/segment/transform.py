@@ -35,7 +35,9 @@ _NAME = Path(__file__).parent.name
 _MAPS = 3  # of earlier scans that are kept to learn from, beside the one that is on
 _ENOUGH = 0.5  # share of a scan's lines from which on its map is learned from
 _AGAIN = 2  # strange maps in a row, from which on networks learn by themselves
-_SAYS = 32  # lines from which on the score of a frame says something: of 16 lines every third one looks strange
+_SAYS = (
+    8000  # pixels from which on the score of a frame says something: of half as many every fourth one looks strange
+)
 _ROUNDS = 3  # of retraining by itself, in the life of a process
 FRAME = ("novelty", "wall_share", "valid")
 STRANGE = (
@@ -152,7 +154,7 @@ class Segment(ScanTransform):
             found[name] = whole[None]
         share = float((made.mean >= card.threshold)[there[some]].mean())
         found["frame"] = np.array([[made.frame, share, 1.0]])
-        strange = made.frame > 1 and min(shown.shape) >= _SAYS
+        strange = made.frame > 1 and shown.size >= _SAYS
         self._consider(np.where(there[some], shown, np.nan).astype(np.float32), strange)
         self._last = found
         self.notice = self._told.popleft() if self._told else STRANGE if strange else ""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from probeloop.plugins.segment.commands import train
 from probeloop.plugins.segment.foreign import SHIFTS
 from probeloop.plugins.segment.lamellae import lamellae
+from probeloop.plugins.segment.network import build
 from probeloop.plugins.segment.picture import generator
 from probeloop.plugins.segment.prepare import prepared
 from probeloop.plugins.segment.proxies import PROXIES, proxy
 from probeloop.plugins.segment.traits import traits
+from probeloop.plugins.segment.weights import Card, read_card, save
+
+from probeloop.api import SettingsError
 
 
 def stripes(size: int = 96, period: float = 24.0, angle: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -69,3 +76,22 @@ def test_a_proxy_is_a_familiar_picture_with_something_wrong(kind: str) -> None:
 
 def test_no_proxy_is_a_shift_that_the_score_is_judged_by() -> None:
     assert not set(PROXIES) & set(SHIFTS)
+
+
+def test_a_file_of_weights_is_calibrated_anew(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="no torch: pip install 'probeloop[ml]'")
+    pytest.importorskip("safetensors", reason="no safetensors: pip install 'probeloop[ml]'")
+    pytest.importorskip("skimage", reason="no scikit-image: pip install 'probeloop[ml]'")
+    torch.manual_seed(0)
+    path = tmp_path / "w.safetensors"
+    save(path, [build(4).state_dict() for _ in range(2)], Card(4, 2))
+    assert read_card(path).familiar is None
+    made = train({"calibrate": str(path), "held_out": 8, "seed": 2})
+    card = read_card(path)
+    assert made["out"] == str(path)
+    assert card.trained["calibration"]["frames"] == 8
+    assert card.familiar is not None
+    assert len(card.familiar.apart) == 4 * 40
+    assert len(card.error) > 90
+    with pytest.raises(SettingsError, match="cycles"):
+        train({"calibrate": str(path), "cycles": 3})

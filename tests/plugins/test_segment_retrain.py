@@ -72,10 +72,10 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def plugin_with(source: str, **parameters: Any) -> Segment:
+def plugin_with(source: str, size: int = 64, **parameters: Any) -> Segment:
     made = Segment(Segment.Parameters(**parameters))
     made.beside.command = program(source)
-    axes = (Axis("y", 64, 1e-8, 0.0, "m"), Axis("x", 64, 1e-8, 0.0, "m"))
+    axes = (Axis("y", size, 1e-8, 0.0, "m"), Axis("x", size, 1e-8, 0.0, "m"))
     spec = StreamSpec("amplitude", "values", "<f4", nav=axes)
     made.outputs(spec)
     made.begin(spec)
@@ -148,11 +148,14 @@ def test_off_stops_it_and_a_close_ends_it() -> None:
 
 
 def test_when_strange_it_waits_for_strange_maps() -> None:
-    plugin = plugin_with(WAITS, retrain="when_strange")
+    plugin = plugin_with(WAITS, 96, retrain="when_strange")
     for _ in range(3):
-        plugin.update(picture())
+        plugin.update(picture(size=96))
     assert not plugin.beside.running
-    noise = np.random.default_rng(0).standard_normal((64, 64))
+    noise = np.random.default_rng(0).standard_normal((96, 96))
+    for _ in range(3):
+        plugin.update(np.where(np.arange(96)[:, None] < 60, noise, np.nan))  # too little to say anything
+    assert not plugin.beside.running
     seen = [plugin.beside.running for _ in range(3) if plugin.update(noise) is not None]
     assert plugin.beside.running
     assert seen[0] is False
