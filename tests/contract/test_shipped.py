@@ -11,10 +11,15 @@ OF_ANOTHER_TEST = ("Plan", "Driver", "Simulator")
 LEARNING = dict.fromkeys(("Dkl", "DklOrPca", "PcaGp", "XyGp"), ("torch",))
 SEEING = dict.fromkeys(("Segment", "Columns"), ("torch", "safetensors"))
 NEEDS = {**SEEING, **LEARNING}  # libraries of an extra
+SLOW = ("DklOrPca",)  # of Dkl and PcaGp, which are checked each time
 SHIPPED = [e for e in discover.found() if e.origin == "shipped" and e.kind not in OF_ANOTHER_TEST]
+CASES = [
+    pytest.param(e, id=f"{e.kind}-{e.class_name}", marks=pytest.mark.bench if e.class_name in SLOW else ())
+    for e in SHIPPED
+]
 
 
-@pytest.mark.parametrize("drop_in", SHIPPED, ids=lambda e: f"{e.kind}-{e.class_name}")
+@pytest.mark.parametrize("drop_in", CASES)
 def test_it_keeps_its_contract(drop_in: discover.Found) -> None:
     assert drop_in.error is None
     for library in NEEDS.get(drop_in.class_name, ()):

@@ -20,6 +20,7 @@ from .check_plan import _another_world
 SHAPE = (12, 15)
 STEP = 1e-9
 _TOLD = 6
+_ONE_BY_ONE, _MANY = 24, 30  # rounds in which few are asked for, and how many are after that, so that the map ends
 
 
 def check_policy(policy: type[Policy], parameters: Settings | None = None, seed: int = 1) -> list[str]:
@@ -100,7 +101,7 @@ def _suggested(policy: type[Policy], parameters: Settings | None, seed: int, fau
     places, seen = {tuple(place) for place in candidates.tolist()}, []
     told: list[Observation] = []
     for round_ in range(len(candidates)):
-        n = 1 + round_ % 3
+        n = 1 + round_ % 3 if round_ < _ONE_BY_ONE else _MANY
         chosen = [tuple(map(float, place)) for place in made.suggest(n)]
         if len(chosen) > n:
             faults.append(f"it suggests {len(chosen)} places where {n} were asked for")
