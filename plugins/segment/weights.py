@@ -13,10 +13,9 @@ from probeloop.api import DropInError
 from .network import build, library
 from .novelty import Familiar
 
-FORMAT, VERSION = "probeloop.segment", 1
+FORMAT, VERSION = "probeloop.segment", 2
 SHIPPED = Path(__file__).parent / "walls.safetensors"
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save: a zip, or a bare pickle
-_FORMER = ("frame_mean", "frame_whitening", "frame_known", "frame_limit")  # of a frame score that is none any more
 _NEXT = "train one: probeloop train segment --out walls.safetensors"
 
 
@@ -91,10 +90,8 @@ def read_card(path: Path) -> Card:
         had = str(told.get("version"))[:20]
         raise DropInError(f"{path.name} has version {had}, this program reads version {VERSION}", _NEXT)
     try:
-        given = msgspec.json.decode(str(told.get("card", "")))
-        kept = {name: value for name, value in given.items() if name not in _FORMER}
-        card = msgspec.json.decode(msgspec.json.encode(kept), type=Card)
-    except (msgspec.MsgspecError, AttributeError) as error:
+        card = msgspec.json.decode(str(told.get("card", "")), type=Card)
+    except msgspec.MsgspecError as error:
         raise DropInError(f"{path.name} is corrupt: its card is unreadable ({error})", _NEXT) from None
     if not (1 <= card.filters <= 256 and 1 <= card.members <= 100):
         raise DropInError(f"{path.name} is corrupt: {card.members} members of {card.filters} filters", _NEXT)

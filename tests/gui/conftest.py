@@ -30,3 +30,16 @@ def station(fake: FakeRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     made = Station(Connection(fake.bus.rig_id, "window", local=True))
     yield made
     made.close()
+
+
+@pytest.fixture
+def window(qtbot: Any, station: Any) -> Iterator[Any]:
+    from probeloop.gui.app import set_up_pictures
+    from probeloop.gui.views.window import Window
+
+    set_up_pictures()
+    made = Window(station)
+    qtbot.addWidget(made)
+    made.show()
+    yield made
+    made.close()

@@ -18,18 +18,6 @@ PINNABLE = {"type": "object", "properties": {"pinned": {"anyOf": [{"type": "obje
 
 
 @pytest.fixture
-def window(qtbot: Any, station: Any) -> Iterator[Window]:
-    from probeloop.gui.app import set_up_pictures
-
-    set_up_pictures()
-    made = Window(station)
-    qtbot.addWidget(made)
-    made.show()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def screen(fake: Any) -> Iterator[MapTopics]:
     made = MapTopics(fake.bus)
     yield made

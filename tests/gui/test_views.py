@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,18 +28,6 @@ from probeloop.data import control
 from probeloop.data.axes import Axis, Channel, StreamSpec
 from probeloop.data.commands import MoveProbe
 from probeloop.data.latency import LoopTimings
-
-
-@pytest.fixture
-def window(qtbot: Any, station: Any) -> Iterator[Window]:
-    from probeloop.gui.app import set_up_pictures
-
-    set_up_pictures()
-    made = Window(station)
-    qtbot.addWidget(made)
-    made.show()
-    yield made
-    made.close()
 
 
 def ready(qtbot: Any, window: Window, fake: Any) -> None:

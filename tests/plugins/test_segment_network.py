@@ -169,7 +169,7 @@ def broken(path: Path, how: str) -> None:
         ("empty", "no safetensors file"),
         ("cut", "corrupt"),
         ("noise", "no safetensors file"),
-        ("version", "has version 7, this program reads version 1"),
+        ("version", "has version 7, this program reads version 2"),
         ("foreign", "no weights of this plug-in"),
         ("card", "card is unreadable"),
         ("shape", "is \\(2, 4, 3, 3\\), not \\(4, 4, 3, 3\\)"),

@@ -19,7 +19,7 @@ from ..data import control
 from ..data.calibration import CalibrationSet
 from ..data.control import Accepted, Cause, Description, Event, Refused, Trace
 from ..data.driver import Acquisition, Instrument
-from ..data.errors import RefusedError
+from ..data.errors import PlanError, RefusedError
 from ..data.frame import BlockFlag, FrameBlock, FrameBuffer
 from ..data.limits import Limits
 from ..data.scan import Position
@@ -37,7 +37,8 @@ from .schema import PlanEntry, Rig
 PARTS = {"Scan": "scans", "ScanPath": "scans", "AcquireReference": "scans", "AcquireSpectrum": "spectra",
          "ApplyPulse": "spectra", "MoveProbe": "moves"}  # fmt: skip
 _NOTHING = BlockFlag(0)
-_ENDING = 3600.0
+_ENDING = 3600.0  # [s] for a plan
+_WAIT_S = 10.0  # for one that was ended
 
 
 class _Passing(LocalOutlet):
@@ -145,7 +146,12 @@ class Rehearsal:
         self._clock.think(True)
         try:
             run.start()
-            run.join(_ENDING)
+            if not run.join(_ENDING):
+                controls.end_with("abort", "the rehearsal took too long")
+                run.join(_WAIT_S)
+                raise PlanError(
+                    f"{entry.use}: its rehearsal was not over after {_ENDING:.0f} s", "rehearse a smaller plan"
+                )
         except KeyboardInterrupt:
             controls.end_with("abort", "interrupted")
             run.join(_ENDING)
