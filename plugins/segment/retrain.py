@@ -24,6 +24,7 @@ from probeloop.api import DropInError, Problem, Settings, SettingsError, StreamS
 
 from .calibration import calibrated
 from .ensemble import Ensemble, Prediction
+from .generators import generator_of
 from .lamellae import lamellae
 from .network import library, needed
 from .picture import NEAR, generator, near
@@ -172,6 +173,8 @@ def retrain(
     torch.set_num_threads(1)
     until = time.monotonic() + settings.seconds
     members, card = load(start)
+    if generator_of(card.trained) is not lamellae:
+        raise DropInError(f"{start.name} finds no walls, and only walls are labelled", 'leave retrain = "off"')
     usable = [each for each in maps if min(each.shape) >= _LEAST and not fault(each)]
     if not usable:
         raise DropInError("no map to learn from", f"maps of at least {_LEAST} x {_LEAST} pixels, not constant")

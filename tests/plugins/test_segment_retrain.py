@@ -18,6 +18,7 @@ from probeloop.plugins.segment import Segment, beside, retrain
 from probeloop.plugins.segment.beside import Beside, Finished, write_maps
 from probeloop.plugins.segment.commands import train
 from probeloop.plugins.segment.ensemble import Ensemble
+from probeloop.plugins.segment.generators import weights_at
 from probeloop.plugins.segment.lamellae import lamellae
 from probeloop.plugins.segment.picture import generator
 from probeloop.plugins.segment.weights import SHIPPED, load, read_card, save
@@ -258,6 +259,14 @@ def test_a_large_map_is_cut_to_its_middle() -> None:
         assert cut.size <= 1.01 * beside.MOST_PIXELS
         assert min(cut.shape) == min(1024, *shape)
     assert beside._middle(np.zeros((512, 512), np.float32)).shape == (512, 512)
+
+
+def test_networks_of_columns_are_left_alone(tmp_path: Path) -> None:
+    """What they find is no line: thinned as walls are, it would teach them something else."""
+    settings, out = retrain.Retraining(**SMALL), tmp_path / "w.safetensors"
+    with pytest.raises(DropInError, match=r"columns\.safetensors finds no walls"):
+        retrain.retrain(settings, [picture()], weights_at("columns"), out, print, lambda: True)
+    assert not out.exists()
 
 
 @pytest.mark.bench
