@@ -47,6 +47,7 @@ class Desk:
         self.rig.take()
         self.asked: queue.Queue[Any] = queue.Queue()
         self.told: queue.Queue[Any] = queue.Queue()
+        self.listener = ""
         self._reading = threading.Lock()
         self.attendants = Attendants(self.rig.desk, self._answer)
         self.attendants.start()
@@ -56,8 +57,10 @@ class Desk:
             request = self.asked.get(timeout=0.01)
         except queue.Empty:
             return
+        self.listener = threading.current_thread().name
         with self._reading:
-            self.told.put(self.rig.handle(request))
+            stop = isinstance(request, c.Stop)
+            self.told.put(self.rig.handle(request) if stop else self.rig.submit(request))
 
     def move(self, x: float) -> None:
         assert isinstance(self.rig.submit(c.MoveProbe((x, 0.0))), Accepted)
@@ -90,6 +93,22 @@ def test_what_was_accepted_while_the_driver_was_busy_is_carried_out_next(desk: D
     desk.move(2e-9)
     desk.driver.go_on.set()
     assert [desk.driver.moved.get(timeout=PATIENCE)[0] for _ in range(2)] == [1e-9, 2e-9]
+
+
+def test_each_in_turn_listens_while_the_other_is_in_the_driver(desk: Desk) -> None:
+    listening = set()
+    for number in range(1, 5):
+        desk.driver.inside.clear()
+        desk.driver.go_on.clear()
+        desk.asked.put(c.MoveProbe((number * 1e-9, 0.0)))
+        assert isinstance(desk.told.get(timeout=PATIENCE), Accepted)
+        assert desk.driver.inside.wait(PATIENCE)
+        desk.asked.put(c.Annotate(f"heard during move {number}"))
+        assert isinstance(desk.told.get(timeout=PATIENCE), Accepted)
+        listening.add(desk.listener)
+        desk.driver.go_on.set()
+        assert desk.driver.moved.get(timeout=PATIENCE)[0] == number * 1e-9
+    assert listening == {"desk-1", "desk-2"}
 
 
 def test_a_fault_of_our_own_ends_the_process_in_order() -> None:
