@@ -1,4 +1,4 @@
-"""How a reader waits: asleep, awake where blocks come briskly, polling where it was asked to."""
+"""How a reader waits: asleep, a moment where blocks come briskly, polling where it was asked to."""
 
 from __future__ import annotations
 
@@ -35,20 +35,22 @@ def test_a_polling_reader_never_sleeps(bus: Bus, monkeypatch: pytest.MonkeyPatch
     publisher.close()
 
 
-def test_a_brisk_stream_is_waited_for_awake_and_a_slow_one_is_not(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_a_brisk_stream_are_let_gather_and_a_slow_one_is_slept_for(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publisher = Publisher(bus, "camera", 1 << 12)
     publisher.announce(frames(), 1)
     reader = Subscriber(bus, "camera", "lossless")
     slept: list[float] = []
     monkeypatch.setattr(subscribe, "timed_wait", lambda listener, seconds: slept.append(seconds))
-    monkeypatch.setattr(subscribe, "_let_others_run", lambda: send(publisher, 3))
+    monkeypatch.setattr(reader, "_pause", SimpleNamespace(wait=lambda seconds: send(publisher, 3)))
     stamps = iter([1_000_000, 1_010_000, 1_020_000, 99_000_000])
     clock = SimpleNamespace(monotonic_ns=lambda: next(stamps), monotonic=time.monotonic)
     monkeypatch.setattr(publish, "time", clock)
     for _ in range(2):
         send(publisher, 3)
         assert reader.receive(0.0) is not None
-    assert reader.receive(0.02) is not None  # 10 us apart: found while looking again
+    assert reader.receive(0.02) is not None  # 10 us apart: one came while it paused, and no event was waited for
     assert slept == []
     send(publisher, 3)
     assert reader.receive(0.0) is not None

@@ -22,8 +22,9 @@ HeaderMemory = ctypes.c_char * HEADER_BYTES
 # creating an IntFlag costs 0.5 us, so the sixteen possible values exist once
 FLAGS = tuple(BlockFlag(value) for value in range(16))
 
-# capacity, bytes of the sample, bytes for the payload, bytes a frame (None: ragged), then the arrays of FrameBlock
-Layout: TypeAlias = tuple[int, int, int, int | None, Any, Any, Any, Any, Any, Any]
+# capacity, bytes of the sample, its header, bytes for the payload, bytes a frame (None: ragged), then the arrays of
+# FrameBlock
+Layout: TypeAlias = tuple[int, int, Any, int, int | None, Any, Any, Any, Any, Any, Any]
 
 
 def lay_out(address: int, capacity: int, room: int, spec: StreamSpec) -> Layout:
@@ -35,4 +36,5 @@ def lay_out(address: int, capacity: int, room: int, spec: StreamSpec) -> Layout:
     memory.flags.writeable = False
     one = FrameBuffer.over(memory, spec, capacity)
     columns = (one.data, one.time_ns, one.scan_index, one.position, one.dose, one.flags)
-    return (capacity, room, room - data_offset(capacity), None if ragged else spec.frame_bytes, *columns)
+    header = HeaderMemory.from_address(address)
+    return (capacity, room, header, room - data_offset(capacity), None if ragged else spec.frame_bytes, *columns)

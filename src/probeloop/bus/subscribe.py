@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import operator
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -30,8 +31,8 @@ _CACHED_VIEWS = 4096
 _KEPT_GAPS = 256
 _KEPT_SPECS = 256
 _SLICE_S = 0.5  # longest single wait, so that Ctrl-C is seen
-_BRISK_NS = 50_000  # blocks so close together are waited for awake, so long
-_BRISK_S = _BRISK_NS * 1e-9
+_BRISK_NS = 50_000  # of blocks so close together a few are let gather
+_GATHER_S = 1e-5 if os.name == "posix" else 0.0  # Linux makes 60 us of it, Windows too much
 _LOOKS = 8  # between two times that another process may have the core
 _let_others_run = getattr(os, "sched_yield", lambda: None)
 
@@ -90,6 +91,7 @@ class Subscriber:
         self._views: dict[int, Layout] = {}
         self._view_spec: StreamSpec | None = None
         self._published = self._apart = 0
+        self._pause = threading.Event()  # never set
         self._blocks = self._frames = self._bytes = self._lost = self._wire = self._unspecified = 0
         self._gaps: deque[tuple[int, int]] = deque(maxlen=_KEPT_GAPS)
 
@@ -165,15 +167,19 @@ class Subscriber:
         if block is not None or timeout_s <= 0:
             return block
         deadline = time.monotonic() + timeout_s
-        if self._poll or self._apart < _BRISK_NS:
-            block = self._look_again(deadline if self._poll else min(deadline, time.monotonic() + _BRISK_S))
+        if self._poll:
+            block = self._look_again(deadline)
+        elif self._apart < _BRISK_NS and _GATHER_S:
+            # one look a block would take its cache lines from the publisher as it fills them, and a wake-up its time
+            self._pause.wait(_GATHER_S)
+            block = self._next()
         while block is None and (left := deadline - time.monotonic()) > 0:
             timed_wait(self.listener, min(left, _SLICE_S))
             block = self._next()
         return block
 
     def _look_again(self, until: float) -> FrameBlock | None:
-        """Look until `until` without sleeping: to be woken costs reader and publisher more than a short wait does."""
+        """Look until `until` without sleeping."""
         block = None
         while block is None and time.monotonic() < until:
             for _ in range(_LOOKS):
@@ -245,12 +251,17 @@ class Subscriber:
         """Make a block of a sample; None when it is older than this reader or nobody said what it is."""
         address = sample.payload_ptr
         room = getattr(sample, _LENGTH)
-        if room < HEADER.size:
+        found = self._views.get(address)
+        if found is not None and found[1] == room:
+            header = found[2]
+        elif room < HEADER.size:
             raise WireError(f"{room} bytes are no block", "a header has 128")
+        else:
+            found, header = None, HeaderMemory.from_address(address)
         (
             layout, flags, index, count, capacity, generation, revision, source_index, published_ns, exposed_ns,
             size, checksum, announced, source_published_ns, taken_ns,
-        ) = _unpack(HeaderMemory.from_address(address))  # fmt: skip
+        ) = _unpack(header)  # fmt: skip
         if layout != LAYOUT:
             raise WireError(f"block layout {layout}, this is version {LAYOUT}", "restart every process")
         if announced > self._seen:  # what describes a block precedes it
@@ -263,13 +274,12 @@ class Subscriber:
             return None
         if spec is not self._view_spec:
             self._views.clear()
-            self._view_spec = spec
-        found = self._views.get(address)
-        if found is None or found[0] != capacity or found[1] != room:
+            self._view_spec, found = spec, None
+        if found is None or found[0] != capacity:
             if len(self._views) >= _CACHED_VIEWS:
                 self._views.clear()
             found = self._views[address] = lay_out(address, capacity, room, spec)
-        _, _, payload_room, frame_bytes, data, time_ns, scan_index, position, dose, frame_flags = found
+        _, _, _, payload_room, frame_bytes, data, time_ns, scan_index, position, dose, frame_flags = found
         if count > capacity or not 0 <= size <= payload_room or flags >= len(FLAGS):
             raise WireError(f"header claims {count} of {capacity} frames, {size} bytes in {room}")
         if frame_bytes is None:  # ragged
