@@ -39,7 +39,7 @@ class BusSender:
             pass
         buffer = self._topic.loan(self._n)
         np.copyto(buffer.data, words)
-        self._topic.send(buffer, self._n, generation=1)
+        self._topic.send(buffer, self._n, 1)
 
     def close(self) -> None:
         """Leave."""

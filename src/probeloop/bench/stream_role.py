@@ -95,18 +95,20 @@ class Source:
         self._hot[:, :2] = 0
         self.sums = self._hot.sum(axis=1, dtype=np.uint64)
         self._words = memoryview(self._hot.data).cast("B").cast("Q")
-        self._blocks: dict[tuple[int, int], Words] = {}
+        self._blocks: dict[tuple[int, int], tuple[Words, tuple[int, ...]]] = {}
 
     def stamped(self, first: int, count: int) -> Words:
         """Return frames first .. first + count - 1, stamped with their numbers and the time now."""
         at = first % HOT_FRAMES
-        block = self._blocks.get((at, count))
-        if block is None:
-            block = self._blocks[at, count] = self._hot[at : at + count]
+        found = self._blocks.get((at, count))
+        if found is None:
+            places = tuple(number * FRAME_WORDS for number in range(at, at + count))
+            found = self._blocks[at, count] = self._hot[at : at + count], places
+        block, places = found
         words, now = self._words, time.monotonic_ns()
-        for number in range(count):
-            place = (at + number) * FRAME_WORDS
-            words[place], words[place + 1] = first + number, now
+        for place in places:
+            words[place], words[place + 1] = first, now
+            first += 1
         return block
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import iceoryx2 as iox2
 import msgspec
@@ -41,6 +41,7 @@ NO_FLAGS = BlockFlag(0)
 # the public wrappers of these two inspect the payload type at every call, 0.5 us each
 _LOAN, _INITIALISED = "__loan_slice_uninit", "__assume_init"
 NEXT_INDEX, JOINS, ANNOUNCED = 0, 1, 2
+View: TypeAlias = tuple[int, FrameBuffer, memoryview]  # capacity, the arrays, the header
 
 
 class Publisher:
@@ -90,8 +91,8 @@ class Publisher:
             self._retired.append((time.monotonic() + _LINGER_S, self.sizes.slot, old))
         self.sizes, self.max_block_bytes = sizes, max_block_bytes
         self._service, self._port = service, port
-        self._loaned: dict[int, tuple[Any, FrameBuffer, memoryview]] = {}
-        self._views: dict[int, tuple[FrameBuffer, memoryview]] = {}
+        self._loaned: dict[int, tuple[Any, View]] = {}
+        self._views: dict[int, View] = {}
         self._lines: dict[int, int] = {}
         self._raw_loan = getattr(port, _LOAN)
         if self.credits is not None:
@@ -181,12 +182,11 @@ class Publisher:
             sample = self._raw_loan(count)
         except iox2.LoanError as error:
             raise BusError(f"no free block on {self.topic!r}: {error}", "send or discard what was loaned") from error
-        address = sample.payload_ptr
-        view = self._views.get(address)
-        if view is None or view[0].capacity != capacity:
-            view = self._lay_out(address, count, capacity)
-        buffer, header = view
-        self._loaned[id(buffer)] = (sample, buffer, header)
+        view = self._views.get(sample.payload_ptr)
+        if view is None or view[0] != capacity:
+            view = self._lay_out(sample.payload_ptr, count, capacity)
+        buffer = view[1]
+        self._loaned[id(buffer)] = (sample, view)
         return buffer
 
     def _lines_of(self, capacity: int) -> int:
@@ -202,13 +202,13 @@ class Publisher:
         self._lines[capacity] = lines(size)
         return self._lines[capacity]
 
-    def _lay_out(self, address: int, count: int, capacity: int) -> tuple[FrameBuffer, memoryview]:
+    def _lay_out(self, address: int, count: int, capacity: int) -> View:
         assert self._spec is not None
         memory = (ctypes.c_uint8 * (count * LINE)).from_address(address)
         buffer = FrameBuffer.over(np.frombuffer(memoryview(memory), np.uint8), self._spec, capacity)
         if len(self._views) >= _CACHED_VIEWS:
             self._views.clear()
-        view = (buffer, memoryview(memory).cast("B")[: HEADER.size])
+        view = (capacity, buffer, memoryview(memory).cast("B")[: HEADER.size])
         self._views[address] = view
         return view
 
@@ -216,9 +216,8 @@ class Publisher:
         self,
         buffer: FrameBuffer,
         count: int,
-        *,
-        flags: BlockFlag = NO_FLAGS,
         generation: int,
+        flags: BlockFlag = NO_FLAGS,
         revision: int = 0,
         source_index: int = -1,
         exposed_ns: int = 0,
@@ -239,7 +238,7 @@ class Publisher:
         if generation != self._generation:
             raise BusError(f"generation {generation} of {self.topic!r} was not announced", "announce it first")
         try:
-            sample, _, header = self._loaned.pop(id(buffer))
+            sample, (capacity, _, header) = self._loaned.pop(id(buffer))
         except KeyError:
             raise BusError(f"this buffer is not on loan from {self.topic!r}", "loan, fill, send once") from None
         size = count * self._frame_bytes if payload_bytes is None else payload_bytes
@@ -252,7 +251,7 @@ class Publisher:
             self.refresh()
         # the reader learns of announcements from the block: to look at our word for each would bounce its cache line
         HEADER.pack_into(
-            header, 0, LAYOUT, flags, index, count, buffer.capacity, generation, revision, source_index,
+            header, 0, LAYOUT, flags, index, count, capacity, generation, revision, source_index,
             published_ns or time.monotonic_ns(), exposed_ns, size, checksum, words[ANNOUNCED],
             source_published_ns, taken_ns,
         )  # fmt: skip
@@ -311,7 +310,7 @@ class Publisher:
         """
         if self._port is None:
             return
-        for sample, _, _ in self._loaned.values():
+        for sample, _ in self._loaned.values():
             sample.delete()
         self._loaned.clear()
         self._views.clear()
