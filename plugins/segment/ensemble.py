@@ -138,7 +138,12 @@ class Ensemble:
         torch = library()
         network, axes = self.networks[member], self.flips[member]
         with torch.inference_mode():
-            fused, sides = network.with_sides(torch.flip(x, axes) if axes else x)
+            try:
+                fused, sides = network.with_sides(torch.flip(x, axes) if axes else x)
+            except RuntimeError as error:
+                if "create a primitive" not in str(error):  # how oneDNN says that there is no memory for its code
+                    raise
+                raise MemoryError("no memory to run the networks") from None
             if axes:
                 fused, sides = torch.flip(fused, axes), torch.flip(sides, axes)
             return torch.sigmoid(fused[0, 0].float()), torch.sigmoid(sides[0].float()).std(dim=0)
