@@ -7,6 +7,8 @@ at no cost. Rows stay rows, since a scan is not the same along its lines and acr
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,20 +113,54 @@ class Ensemble:
         return each.mean(axis=0), each.var(axis=0)
 
     def _passed(self, shown: Image) -> Image:
-        """Return (members + 1, ny, nx): every member's probability, then the disagreement of the scales."""
+        """Return (members + 1, ny, nx): every member's probability, then the disagreement of the scales.
+
+        Where torch has several threads of the processor, as many members go side by side, one thread each, since the
+        threads of one network wait for each other at every layer; the members that are left over have all threads.
+        """
         torch = library()
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(shown))[None, None].to(self.device)
             x = x.to(torch.bfloat16 if self.bfloat else torch.float32).to(memory_format=torch.channels_last)
-            made, apart = [], 0.0
-            for network, axes in zip(self.networks, self.flips, strict=True):
-                fused, sides = network.with_sides(torch.flip(x, axes) if axes else x)
-                if axes:
-                    fused, sides = torch.flip(fused, axes), torch.flip(sides, axes)
-                made.append(torch.sigmoid(fused[0, 0].float()))
-                apart = apart + torch.sigmoid(sides[0].float()).std(dim=0) / len(self.networks)
-            found: Image = torch.stack([*made, apart]).cpu().numpy()
+        count = len(self.networks)
+        threads = torch.get_num_threads() if self.device == "cpu" else 1
+        together = count - count % threads if threads > 1 else 0
+        calls = [functools.partial(self._said, i, x) for i in range(together)]
+        made = _side_by_side(calls, threads) if calls else []
+        made += [self._said(i, x) for i in range(together, count)]
+        with torch.inference_mode():
+            apart = sum(each[1] for each in made) / count
+            found: Image = torch.stack([*(each[0] for each in made), apart]).cpu().numpy()
         return found
+
+    def _said(self, member: int, x: Any) -> tuple[Any, Any]:
+        """Return a member's probability (ny, nx), and the deviation over its three scales."""
+        torch = library()
+        network, axes = self.networks[member], self.flips[member]
+        with torch.inference_mode():
+            try:
+                fused, sides = network.with_sides(torch.flip(x, axes) if axes else x)
+            except RuntimeError as error:
+                if "create a primitive" not in str(error):  # how oneDNN says that there is no memory for its code
+                    raise
+                raise MemoryError("no memory to run the networks") from None
+            if axes:
+                fused, sides = torch.flip(fused, axes), torch.flip(sides, axes)
+            return torch.sigmoid(fused[0, 0].float()), torch.sigmoid(sides[0].float()).std(dim=0)
+
+
+def _side_by_side(calls: Sequence[Callable[[], Any]], threads: int) -> list[Any]:
+    """Return what the calls return, `threads` of them at a time with one thread of torch each."""
+    torch = library()
+
+    def alone(call: Callable[[], Any]) -> Any:
+        torch.set_num_threads(1)  # of this thread
+        return call()
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="members") as pool:
+        made = list(pool.map(alone, calls))
+    torch.set_num_threads(threads)  # that threads to come begin with
+    return made
 
 
 @functools.lru_cache(maxsize=1)

@@ -105,15 +105,13 @@ def count_parameters(network: Any) -> int:
 
 
 def for_inference(network: Any, device: str = "cpu", bfloat: bool = True) -> Any:
-    """Return a copy that only predicts: batch norm folded into the convolutions, channels last, bfloat16."""
-    torch, (block, _) = library(), _classes()
-    fold = torch.nn.utils.fusion.fuse_conv_bn_eval
+    """Return a copy that only predicts: convolutions folded (see `folded`), channels last, bfloat16."""
+    torch = library()
+    from .folded import folded
+
     made = copy.deepcopy(network).eval()
-    for module in list(made.modules()):
-        if isinstance(module, block):
-            module.first = fold(module.first, module.first_norm)
-            module.second = fold(module.second, module.second_norm)
-            module.first_norm = module.second_norm = torch.nn.Identity()
+    made.scales = torch.nn.ModuleList(torch.nn.Sequential(*map(folded, scale)) for scale in made.scales)
+    fold = torch.nn.utils.fusion.fuse_conv_bn_eval
     made.sides = torch.nn.ModuleList(fold(side[0], side[1]) for side in made.sides)
     made = made.to(device=device, memory_format=torch.channels_last)
     for parameter in made.parameters():

@@ -279,7 +279,7 @@ class Trainer:
         return self.folder / "checkpoint.safetensors"
 
     def _keep(self, network: Any, optimizer: Any, moments: dict[str, Any]) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save as packed
 
         self._kept = time.monotonic()
         tensors: dict[str, Any] = {}
@@ -295,8 +295,8 @@ class Trainer:
         state = {"config": msgspec.to_builtins(self.config), "at": self._at, "cycle": self._cycle,
                  "losses": self.losses, "bfloat": self.bfloat}  # fmt: skip
         partial = self._file.with_suffix(".partial")
-        save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, partial,
-                  metadata={"state": json.dumps(state)})  # fmt: skip
+        whole = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
+        partial.write_bytes(packed(whole, {"state": json.dumps(state)}))
         partial.replace(self._file)
 
     def _resumed(self) -> dict[str, Any] | None:

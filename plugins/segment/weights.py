@@ -44,7 +44,7 @@ def save(path: Path, members: list[dict[str, Any]], card: Card) -> None:
     Learned weights are stored as float16, running statistics of the batch norms as float32.
     """
     torch = library()
-    from safetensors.torch import save_file
+    from safetensors.torch import save as packed
 
     tensors = {}
     for i, state in enumerate(members):
@@ -57,7 +57,8 @@ def save(path: Path, members: list[dict[str, Any]], card: Card) -> None:
     card = msgspec.structs.replace(card, members=len(members))
     told = {"format": FORMAT, "version": str(VERSION), "card": msgspec.json.encode(card).decode()}
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata=told)
+    # as readable as any other file is: `save_file` would make it the owner's alone
+    partial.write_bytes(packed(tensors, told))
     partial.replace(path)
 
 

@@ -91,6 +91,22 @@ def test_members_look_at_the_map_flipped_their_own_way() -> None:
     assert np.abs(made[1] - made[0]).max() > 1e-3
 
 
+def test_members_side_by_side_say_the_same() -> None:
+    made = Ensemble([lived() for _ in range(3)], Card(4, 3, flipped=True), bfloat=False)
+    values = np.random.default_rng(0).normal(size=(40, 44)).cumsum(axis=1)
+    one = made.predict(values, keep_each=True)
+    torch.set_num_threads(2)
+    try:
+        two = made.predict(values, keep_each=True)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert one.each is not None
+    assert two.each is not None
+    assert np.abs(one.each - two.each).max() < 1e-5
+    assert np.abs(one.disagreement - two.disagreement).max() < 1e-5
+
+
 def test_a_large_map_goes_through_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     from probeloop.plugins.segment import ensemble
 
@@ -115,6 +131,8 @@ def test_weights_come_back(tmp_path: Path) -> None:
         for one, other in zip(members, again, strict=True):
             assert torch.allclose(torch.sigmoid(one(x)), torch.sigmoid(other(x)), atol=3e-3)
     assert list(tmp_path.iterdir()) == [tmp_path / "w.safetensors"]
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def rewritten(path: Path, change: Any) -> None:
