@@ -255,10 +255,10 @@ def test_wrong_words_are_told(tmp_path: Path) -> None:
 
 def test_a_large_map_is_cut_to_its_middle() -> None:
     for shape in ((3000, 2000), (100, 30_000)):
-        cut = beside._middle(np.zeros(shape, np.float32))
+        cut = beside.middle(np.zeros(shape, np.float32))
         assert cut.size <= 1.01 * beside.MOST_PIXELS
         assert min(cut.shape) == min(1024, *shape)
-    assert beside._middle(np.zeros((512, 512), np.float32)).shape == (512, 512)
+    assert beside.middle(np.zeros((512, 512), np.float32)).shape == (512, 512)
 
 
 def test_networks_of_columns_are_left_alone(tmp_path: Path) -> None:
