@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,8 @@ MOST_PIXELS = 1 << 20  # of a map that is handed over; a larger one is cut to it
 _GRACE_S = 60.0  # to start and to stop by itself
 _PREFIX = "probeloop-retrain-"  # of its folder; then the number of the process that began it
 _COMMAND = "import sys; from probeloop.cli import main; sys.exit(main(sys.argv[1:]))"
+_HOW_FAR = re.compile(r"(\d+:\d\d) left \((\d+) %\)\n")  # as `retrain.Progress` says it
+_LINE = 200  # bytes that hold its last word
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -49,6 +52,7 @@ class Beside:
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._until = 0.0
+        self._told = 0
         _remove_what_dead_ones_left()
 
     @property
@@ -81,7 +85,22 @@ class Beside:
                 [*self.command, *arguments], stdin=subprocess.DEVNULL, stdout=told, stderr=said,
                 env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
             )  # fmt: skip
-        self._until = time.monotonic() + float(config["seconds"]) + _GRACE_S
+        self._until, self._told = time.monotonic() + float(config["seconds"]) + _GRACE_S, 0
+
+    def progress(self) -> str:
+        """Return how far it is, in words, whenever another quarter of it is done; else ""."""
+        if self._process is None or self._folder is None:
+            return ""
+        try:
+            with (self._folder / "err").open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LINE))
+                said = _HOW_FAR.findall(file.read().decode(errors="replace"))
+        except OSError:
+            return ""
+        if not said or int(said[-1][1]) // 25 <= self._told:
+            return ""
+        self._told = int(said[-1][1]) // 25
+        return f"the retraining: {said[-1][1]} % is done, {said[-1][0]} left"
 
     def look(self) -> Finished | None:
         """Return what became of it, once it has ended; None while it runs, or where there is none."""

@@ -45,6 +45,7 @@ _CHECKED = 10**7  # of the calibration seeds: pictures that nothing is set on
 _PIECES, _SIZE = 8, 128  # of a map, and their pixels a side
 _WALLS = 0.2  # probability of wall from which on the members' agreement counts
 _SAYS_S = 5.0  # between two words on how far it is
+_KNOWN = 2  # per cent that are done, from which on what is left is said
 
 
 class Retraining(Settings):
@@ -107,7 +108,8 @@ class Progress:
             self._said = now
             left = int((now - self._began) * max(0.0, self.total / max(self._done, 1.0) - 1))
             share = min(99, int(100 * self._done / max(self.total, 1.0)))
-            self.say(f"{what}, {left // 60}:{left % 60:02d} left ({share} %)")
+            known = share >= _KNOWN  # before, the start of the libraries counts too much
+            self.say(f"{what}, {left // 60}:{left % 60:02d} left ({share} %)" if known else what)
 
 
 def run(config: dict[str, Any], out: Path, say: Say) -> dict[str, Any]:

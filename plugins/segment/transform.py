@@ -198,6 +198,8 @@ class Segment(ScanTransform):
         """Take what a retraining has made, between two updates; tell what became of it."""
         found = self.beside.look() if self.beside.running else None
         if found is None:
+            if how_far := self.beside.progress():
+                self._told.append(how_far)
             return
         self._told.append(found.text)
         if found.weights is not None:

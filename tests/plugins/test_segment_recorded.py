@@ -169,7 +169,7 @@ def test_the_command_says_what_it_does_and_whether_that_was_any_good(
     assert json.loads(found.out)["kept"] is True
     lines = found.err.splitlines()
     assert lines[0].startswith("learns from 4 map(s) of pfm.amplitude, contrast ratio")
-    assert any(line.startswith("member 2 of 2: 2/2, ") for line in lines)
+    assert any(line.startswith("member 2 of 2: 2/2") for line in lines)
     shares = [int(line.split("(")[1].split(" %")[0]) for line in lines if " left (" in line]
     assert shares == sorted(shares)
     assert lines[-1].startswith("the networks were retrained")
