@@ -5,8 +5,11 @@ In most tests the process beside is a stand-in that ends when the test says so; 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -249,3 +252,33 @@ def test_networks_learn_from_the_maps_of_a_rig(launch: Callable[..., Any], tmp_p
     assert made["frames_lost"] == 0
     run.nothing_left()
     swapped(run, made, tmp_path / "kept.safetensors", first=0)
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(2400)
+def test_networks_learn_from_a_session_that_a_rig_recorded(launch: Callable[..., Any], tmp_path: Path) -> None:
+    """From a rig to weights that the plug-in takes: the maps are found by themselves, the outcome is said."""
+    path = rig(tmp_path, "segment", retrain="off", pixels=96, pace=20.0)
+    run = launch("run", path, "--set", "plan.times=5")
+    assert run.summary(300)["frames_by_topic"]["pfm.amplitude"] == 5 * 96 * 96
+    out, config = tmp_path / "walls-here.safetensors", tmp_path / "mine.toml"
+    config.write_text("cycles = 30\nframes = 24\nchecked = 12\n", encoding="utf-8")
+    command = [sys.executable, "-m", "probeloop.cli", "train", "segment", str(config)]
+    words = ["--on", str(run.folder), "--out", str(out)]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=2000)
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == "learns from 4 map(s) of pfm.amplitude: 96 x 96, 96 x 96, 96 x 96, 96 x 96 pixels"
+    assert done.returncode == (0 if out.exists() else 2)
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors*")) == [out.name] * out.exists()
+    if out.exists():
+        assert json.loads(done.stdout)["kept"]
+        assert read_card(out).trained["retrained"][-1]["maps"] == [[96, 96]] * 4
+        again = launch("run", path, "--set", "plan.times=1", "--set", f'plugins.segment.parameters.weights="{out}"')
+        assert again.summary(300)["problems"] == []
+        (walls,) = (each for each in open_session(again.folder).topics() if each.topic == "segment.mean")
+        (source,) = (each for each in open_session(again.folder).topics() if each.topic == "pfm.amplitude")
+        made = Ensemble.from_file(out).predict(source.data()).mean
+        assert np.abs(made - walls.data()[-1]).max() < 0.02
+    else:
+        assert f"{out} was not written" in lines[-1]
