@@ -27,7 +27,9 @@ from .network import needed
 
 Map = NDArray[np.float32]
 SECONDS = 3600.0  # that a retraining may take: minutes on idle cores, but it stands back behind all else
-MOST_PIXELS = 1 << 18  # of a map that is learned from, 512 x 512; a larger one is cut to its middle: memory is bounded
+MOST_PIXELS = (
+    1 << 18
+)  # of a map that is learned from, 512 x 512; a larger one is cut to its middle: memory is bounded
 _GRACE_S = 60.0  # to start and to stop by itself
 _PREFIX = "probeloop-retrain-"  # of its folder; then the number of the process that began it
 _COMMAND = "import sys; from probeloop.cli import main; sys.exit(main(sys.argv[1:]))"

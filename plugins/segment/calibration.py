@@ -38,19 +38,21 @@ def calibrated(
     """
     ensemble, made_of = Ensemble(members, card), generator_of(card.trained)
     tried = [(t, w) for t in THRESHOLDS for w in WEAK if w <= t]
-    known: list[tuple[Picture, Prediction]] = []
+    some: list[tuple[Picture, Prediction]] = []
+    traits = []
     for i in range(frames):
         picture = made_of(generator("calibration", seed, i), size)
-        known.append((picture, ensemble.predict(picture.values)))
+        made = ensemble.predict(picture.values)
+        traits.append(made.features)
+        if i < max(1, frames // 2):  # the others would only cost memory
+            some.append((picture, made))
         step()
-    some = known[: max(1, frames // 2)]
     totals = dict.fromkeys(tried, Matched())
     for picture, made in some:
         crests = ridge(made.mean)
         for each in tried:
             totals[each] += compared(joined(crests, made.mean, *each), picture)
     threshold, weak = max(tried, key=lambda each: totals[each].f1)
-    traits = [made.features for _, made in known]
     for i in range(frames, FAMILIAR * frames):
         traits.append(ensemble.predict(made_of(generator("calibration", seed, i), size).values).features)
         step()
@@ -60,7 +62,7 @@ def calibrated(
         step()
     rng = generator("calibration", seed, frames)
     clues, wrong = [], []
-    for picture, made in known[: max(1, frames // 2)]:
+    for picture, made in some:
         asked = np.flatnonzero(near(picture.line, NEAR_WALLS) & counted(picture))
         chosen = rng.permutation(asked)[:_SAMPLED]
         every = doubt.clues(doubt.bends(made.shown), made.mean, made.spread, made.disagreement, threshold)

@@ -83,8 +83,12 @@ def _centred(known: Values, middle: Values, scale: Values) -> Values:
 def fitted(known: Values, wrong: NDArray[np.bool_]) -> tuple[float, ...]:
     """Return the weights of the model from clues (CLUES, n) and what was wrong (n,)."""
     middle, scale = known.mean(axis=1), known.std(axis=1) + 1e-6
-    z, (first, second) = _centred(known, middle, scale), np.triu_indices(CLUES)
-    learned = _logistic(np.concatenate([np.ones((1, z.shape[1])), z, z[first] * z[second]]).T, wrong)
+    z = _centred(known, middle, scale)
+    terms = np.empty((_COUNT, z.shape[1]))  # filled in place: whole products beside it are three times its memory
+    terms[0], terms[1 : CLUES + 1] = 1.0, z
+    for row, first, second in zip(terms[CLUES + 1 :], *np.triu_indices(CLUES), strict=True):
+        np.multiply(z[first], z[second], out=row)
+    learned = _logistic(terms.T, wrong)
     plain = _logistic(np.stack([np.ones(z.shape[1]), entropy(known[MEAN])], axis=1), wrong)
     return tuple(float(value) for part in (middle, scale, learned, plain) for value in part.astype(np.float32))
 

@@ -67,8 +67,8 @@ def recorded(folder: Path, topic: str = "", channel: str = "", contrast: str = "
     only = next((names[0] for names in (scanned, there) if len(names) == 1), "")
     wanted = topic or seen.get("topic", "") or only
     if wanted not in there:
-        what = f"has no map {wanted!r}" if wanted else f"has {len(there)} topics of maps"
-        named = [each for each in there if each in scanned] or there
+        named = scanned or there
+        what = f"has no map {wanted!r}" if wanted else f"has {len(named)} topics of maps"
         raise SettingsError(
             [Problem("topic", f"{folder.name} {what}; name one in a .toml", " | ".join(named))],
             f'topic = "{named[0]}" in mine.toml, then: probeloop train {_NAME} mine.toml --on {folder}',
