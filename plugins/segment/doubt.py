@@ -29,6 +29,7 @@ _FAR = 6.0  # pixels from a change of label, from which on it does not matter ho
 _STRIP, _HALO = 1 << 18, 20  # pixels that are estimated at once; lines around them that they look at
 _MOST = 4.0  # deviations from its mean that a clue counts for
 _FAMILIAR, _STRANGE = 0.8, 1.05  # novelty of a frame, up to which clues count whole, and from which on not at all
+_ROWS = 1 << 14  # pixels
 _COUNT = CLUES + CLUES * (CLUES + 1) // 2 + 1
 
 
@@ -99,7 +100,10 @@ def _logistic(x: Values, wrong: NDArray[np.bool_]) -> Values:
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
         slope = x.T @ (p - y) / len(y) + _RIDGE * weights
-        bend = (x * (p * (1 - p))[:, None]).T @ x / len(y) + _RIDGE * np.eye(len(weights))
+        bend = _RIDGE * np.eye(len(weights))
+        for some in range(0, len(y), _ROWS):  # piece by piece: a second x at once is what memory was short of
+            part, share = x[some : some + _ROWS], (p * (1 - p))[some : some + _ROWS]
+            bend += (part * share[:, None]).T @ part / len(y)
         step = np.linalg.solve(bend, slope)
         weights -= step
         if np.abs(step).max() < 1e-6:

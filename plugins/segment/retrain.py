@@ -63,7 +63,7 @@ class Retraining(Settings):
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
     frames: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 120
     checked: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 60
-    memory_mb: Annotated[int, msgspec.Meta(ge=64, le=64_000)] = 900
+    memory_mb: Annotated[int, msgspec.Meta(ge=64, le=64_000)] = 1000
     seconds: Annotated[float, quantity("s", gt=0, le=86400)] = 3600.0
 
 
