@@ -1,6 +1,6 @@
 """Retraining beside the experiment in running rigs: maps keep coming, networks change between two of them, no orphan.
 
-In most of them the process beside is a stand-in that ends when the test says so; those marked `bench` wait for real ones.
+In most of them the process beside is a stand-in that ends when the test says so; those marked `bench` have a real one.
 """
 
 from __future__ import annotations
