@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,10 +26,15 @@ from numpy.typing import NDArray
 from .network import needed
 
 Map = NDArray[np.float32]
-SECONDS = 900.0  # that a retraining may take
-MOST_PIXELS = 1 << 20  # of a map that is handed over; a larger one is cut to its middle
+SECONDS = 3600.0  # that a retraining may take: minutes on idle cores, but it stands back behind all else
+MOST_PIXELS = (
+    1 << 18
+)  # of a map that is learned from, 512 x 512; a larger one is cut to its middle: memory is bounded
 _GRACE_S = 60.0  # to start and to stop by itself
+_PREFIX = "probeloop-retrain-"  # of its folder; then the number of the process that began it
 _COMMAND = "import sys; from probeloop.cli import main; sys.exit(main(sys.argv[1:]))"
+_HOW_FAR = re.compile(r"(\d+:\d\d) left \((\d+) %\)\n")  # as `retrain.Progress` says it
+_LINE = 200  # bytes that hold its last word
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -48,6 +54,8 @@ class Beside:
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._until = 0.0
+        self._told = 0
+        _remove_what_dead_ones_left()
 
     @property
     def running(self) -> bool:
@@ -66,12 +74,12 @@ class Beside:
         """
         self.stop()
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="probeloop-retrain-"))
+            self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         write_maps(self._folder / "maps.safetensors", maps)
         out = kept if kept is not None else self._folder / "walls.safetensors"
         config = {"on": str(self._folder / "maps.safetensors"), "start": str(weights), "beside": os.getpid(),
                   "seconds": SECONDS, **settings}  # fmt: skip
-        lines = (f"{key} = {json.dumps(value)}" for key, value in config.items())
+        lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in config.items())
         (self._folder / "retrain.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
         arguments = ["train", self.name, str(self._folder / "retrain.toml"), "--out", str(out)]
         with (self._folder / "out").open("wb") as told, (self._folder / "err").open("wb") as said:
@@ -79,7 +87,22 @@ class Beside:
                 [*self.command, *arguments], stdin=subprocess.DEVNULL, stdout=told, stderr=said,
                 env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1")},
             )  # fmt: skip
-        self._until = time.monotonic() + float(config["seconds"]) + _GRACE_S
+        self._until, self._told = time.monotonic() + float(config["seconds"]) + _GRACE_S, 0
+
+    def progress(self) -> str:
+        """Return how far it is, in words, whenever another quarter of it is done; else ""."""
+        if self._process is None or self._folder is None:
+            return ""
+        try:
+            with (self._folder / "err").open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LINE))
+                said = _HOW_FAR.findall(file.read().decode(errors="replace"))
+        except OSError:
+            return ""
+        if not said or int(said[-1][1]) // 25 <= self._told:
+            return ""
+        self._told = int(said[-1][1]) // 25
+        return f"the retraining: {said[-1][1]} % is done, {said[-1][0]} left"
 
     def look(self) -> Finished | None:
         """Return what became of it, once it has ended; None while it runs, or where there is none."""
@@ -95,7 +118,8 @@ class Beside:
             return self._failed(f"its process was ended by signal {-code}")
         if code:
             lines = (self._folder / "err").read_text(errors="replace").strip().splitlines()
-            return self._failed(lines[-1][:300] if lines else f"its process ended with code {code}")
+            why = lines[-1].removeprefix("probeloop: ")[:300] if lines else f"its process ended with code {code}"
+            return self._failed(why)
         try:
             made = json.loads((self._folder / "out").read_text())
             text, kept, out = str(made["text"]), bool(made["kept"]), Path(made["out"])
@@ -123,14 +147,33 @@ class Beside:
             self._folder = None
 
 
+def _remove_what_dead_ones_left() -> None:
+    """Remove the folders of processes that were killed: a rig that ends waits for no plug-in."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        number = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if number.isdigit() and not _lives(int(number)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def write_maps(path: Path, maps: Sequence[Map]) -> None:
     """Write maps (ny, nx) of any shapes into one safetensors file, each cut to MOST_PIXELS."""
-    save = needed("safetensors.numpy", "safetensors").save_file
-    save({f"map.{i}": np.ascontiguousarray(_middle(each), np.float32) for i, each in enumerate(maps)}, path)
+    save = needed("safetensors.numpy", "safetensors").save
+    cut = {f"map.{i}": np.ascontiguousarray(middle(each), np.float32) for i, each in enumerate(maps)}
+    path.write_bytes(save(cut))
 
 
-def _middle(values: Map) -> Map:
-    """Return the middle of a map that is larger than MOST_PIXELS."""
+def middle(values: Map) -> Map:
+    """Return a map (ny, nx), or the middle of it where it is larger than MOST_PIXELS."""
     ny, nx = values.shape
     side = int(MOST_PIXELS**0.5)
     if ny * nx <= MOST_PIXELS:

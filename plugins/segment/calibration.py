@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,37 +18,51 @@ from .weights import Card
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
 WEAK = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 NEAR_WALLS = 5.0  # pixels, within which an estimate of errors is asked for
-_FAMILIAR = 5  # times as many pictures for the frame score
+FAMILIAR = 5  # times as many pictures for the frame score
 _SAMPLED = 2000  # pixels a frame
 
 
 def calibrated(
-    members: list[Any], card: Card, seed: int, frames: int = 240, size: int = 128, also: Sequence[Image] = ()
+    members: list[Any],
+    card: Card,
+    seed: int,
+    frames: int = 240,
+    size: int = 128,
+    also: Sequence[Image] = (),
+    *,
+    step: Callable[[], None] = lambda: None,
 ) -> Card:
     """Return the card with threshold, error estimate and frame score, from pictures of the calibration seeds.
 
-    also: measured maps that are familiar from now on, beside them.
+    also: measured maps that are familiar from now on, beside them. step: called behind every picture.
     """
     ensemble, made_of = Ensemble(members, card), generator_of(card.trained)
     tried = [(t, w) for t in THRESHOLDS for w in WEAK if w <= t]
-    known: list[tuple[Picture, Prediction]] = []
+    some: list[tuple[Picture, Prediction]] = []
+    traits = []
     for i in range(frames):
         picture = made_of(generator("calibration", seed, i), size)
-        known.append((picture, ensemble.predict(picture.values)))
-    some = known[: max(1, frames // 2)]
+        made = ensemble.predict(picture.values)
+        traits.append(made.features)
+        if i < max(1, frames // 2):  # the others would only cost memory
+            some.append((picture, made))
+        step()
     totals = dict.fromkeys(tried, Matched())
     for picture, made in some:
         crests = ridge(made.mean)
         for each in tried:
             totals[each] += compared(joined(crests, made.mean, *each), picture)
     threshold, weak = max(tried, key=lambda each: totals[each].f1)
-    traits = [made.features for _, made in known]
-    more = (made_of(generator("calibration", seed, i), size).values for i in range(frames, _FAMILIAR * frames))
-    traits.extend(ensemble.predict(values).features for values in more)
-    learned = [ensemble.predict(values).features for values in also]
+    for i in range(frames, FAMILIAR * frames):
+        traits.append(ensemble.predict(made_of(generator("calibration", seed, i), size).values).features)
+        step()
+    learned = []
+    for values in also:
+        learned.append(ensemble.predict(values).features)
+        step()
     rng = generator("calibration", seed, frames)
     clues, wrong = [], []
-    for picture, made in known[: max(1, frames // 2)]:
+    for picture, made in some:
         asked = np.flatnonzero(near(picture.line, NEAR_WALLS) & counted(picture))
         chosen = rng.permutation(asked)[:_SAMPLED]
         every = doubt.clues(doubt.bends(made.shown), made.mean, made.spread, made.disagreement, threshold)

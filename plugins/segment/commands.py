@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from probeloop.api import Problem, SettingsError
+from probeloop.api import DropInError, Problem, SettingsError
 
 from .calibration import calibrated
 from .column_scores import column_quality
@@ -32,6 +32,7 @@ TARGETS: dict[str, tuple[str, float]] = {
     "x_torch_eager": (">=", 2.2),
     "x_published_predictor": (">=", 4.0),
 }
+_BETTER = "give it more maps, or in a .toml another number of cycles (180) or another rate (2e-4)"
 
 
 def train(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     `on` an ensemble that there is learns from maps instead, see `retrain.run`; with `calibrate`, a file of weights,
     only its threshold, error estimate and frame score are set anew (`held_out`, `seed`), and `out` is that file where
     none is named. Raises SettingsError with every fault in it, DropInError without torch or for a checkpoint of
-    another training.
+    another training, or when what was learned from maps is no better.
     """
     if "on" in config:
         return _retrained(dict(config))
@@ -109,11 +110,14 @@ def _calibrated(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _retrained(given: dict[str, Any]) -> dict[str, Any]:
-    """Let an ensemble learn from new maps."""
-    out = Path(given.pop("out", None) or "walls.safetensors")
+    """Let an ensemble learn from new maps; raises DropInError when that has not made it better."""
+    out = Path(given.pop("out", None) or "walls.safetensors").expanduser()
     say = _say if given.pop("progress", False) else _silent
-    given.pop("quick", None)
+    if given.pop("quick", False):
+        raise SettingsError([Problem("quick", "to learn from maps is short already", "fewer cycles, in a .toml")])
     made = run(given, out, say)
+    if not made["kept"] and not given.get("beside"):
+        raise DropInError(f"{made['text']}: {out} was not written", _BETTER)
     say(made["text"])
     return made
 

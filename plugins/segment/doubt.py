@@ -29,6 +29,7 @@ _FAR = 6.0  # pixels from a change of label, from which on it does not matter ho
 _STRIP, _HALO = 1 << 18, 20  # pixels that are estimated at once; lines around them that they look at
 _MOST = 4.0  # deviations from its mean that a clue counts for
 _FAMILIAR, _STRANGE = 0.8, 1.05  # novelty of a frame, up to which clues count whole, and from which on not at all
+_ROWS = 1 << 14  # pixels
 _COUNT = CLUES + CLUES * (CLUES + 1) // 2 + 1
 
 
@@ -83,8 +84,12 @@ def _centred(known: Values, middle: Values, scale: Values) -> Values:
 def fitted(known: Values, wrong: NDArray[np.bool_]) -> tuple[float, ...]:
     """Return the weights of the model from clues (CLUES, n) and what was wrong (n,)."""
     middle, scale = known.mean(axis=1), known.std(axis=1) + 1e-6
-    z, (first, second) = _centred(known, middle, scale), np.triu_indices(CLUES)
-    learned = _logistic(np.concatenate([np.ones((1, z.shape[1])), z, z[first] * z[second]]).T, wrong)
+    z = _centred(known, middle, scale)
+    terms = np.empty((_COUNT, z.shape[1]))  # filled in place: whole products beside it are three times its memory
+    terms[0], terms[1 : CLUES + 1] = 1.0, z
+    for row, first, second in zip(terms[CLUES + 1 :], *np.triu_indices(CLUES), strict=True):
+        np.multiply(z[first], z[second], out=row)
+    learned = _logistic(terms.T, wrong)
     plain = _logistic(np.stack([np.ones(z.shape[1]), entropy(known[MEAN])], axis=1), wrong)
     return tuple(float(value) for part in (middle, scale, learned, plain) for value in part.astype(np.float32))
 
@@ -95,7 +100,10 @@ def _logistic(x: Values, wrong: NDArray[np.bool_]) -> Values:
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
         slope = x.T @ (p - y) / len(y) + _RIDGE * weights
-        bend = (x * (p * (1 - p))[:, None]).T @ x / len(y) + _RIDGE * np.eye(len(weights))
+        bend = _RIDGE * np.eye(len(weights))
+        for some in range(0, len(y), _ROWS):  # piece by piece: a second x at once is what memory was short of
+            part, share = x[some : some + _ROWS], (p * (1 - p))[some : some + _ROWS]
+            bend += (part * share[:, None]).T @ part / len(y)
         step = np.linalg.solve(bend, slope)
         weights -= step
         if np.abs(step).max() < 1e-6:

@@ -20,18 +20,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from probeloop.api import DropInError, Problem, Settings, SettingsError, StreamSpec, open_session, quantity
+from probeloop.api import DropInError, Problem, Settings, SettingsError, quantity
 
-from .calibration import calibrated
+from .calibration import FAMILIAR, calibrated
 from .ensemble import Ensemble, Prediction
 from .generators import generator_of
 from .lamellae import lamellae
-from .network import library, needed
+from .network import library
 from .picture import NEAR, generator, near
 from .prepare import fault, logarithm, prepared
+from .recorded import LEAST, Chosen, read_maps, recorded
 from .scores import Matched, matched, thinned
 from .training import Stage, Training, batch_of, rate_at
-from .weights import SHIPPED, Card, load, save
+from .weights import SHIPPED, Card, as_stored, load, save
 
 Map = NDArray[np.float32]
 Say = Callable[[str], None]
@@ -43,8 +44,8 @@ _FIRST_STAGE = 1000  # of the training seeds: no stage of a training comes so fa
 _CHECKED = 10**7  # of the calibration seeds: pictures that nothing is set on
 _PIECES, _SIZE = 8, 128  # of a map, and their pixels a side
 _WALLS = 0.2  # probability of wall from which on the members' agreement counts
-_RECORDED = 4  # maps of a session, the last ones
-_LEAST = 32  # pixels a side of a map to learn from
+_SAYS_S = 5.0  # between two words on how far it is
+_KNOWN = 2  # per cent that are done, from which on what is left is said
 
 
 class Retraining(Settings):
@@ -55,15 +56,19 @@ class Retraining(Settings):
     checked: those that nothing may be forgotten on.
     """
 
-    cycles: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 60
+    cycles: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 180
     rate: Annotated[float, quantity("", gt=0, le=0.01)] = 2e-4
     batch: Annotated[int, msgspec.Meta(ge=2, le=64, multiple_of=2)] = 8
     crop: Annotated[int, msgspec.Meta(ge=32, le=256, multiple_of=4)] = 96
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
     frames: Annotated[int, msgspec.Meta(ge=2, le=10_000)] = 120
     checked: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 60
-    memory_mb: Annotated[int, msgspec.Meta(ge=64, le=64_000)] = 700
+    memory_mb: Annotated[int, msgspec.Meta(ge=64, le=64_000)] = 1000
     seconds: Annotated[float, quantity("s", gt=0, le=86400)] = 3600.0
+
+
+_OF_A_SESSION = ("topic", "channel", "contrast")
+_FIELDS = tuple(Retraining.__struct_fields__)
 
 
 class Lesson(msgspec.Struct, frozen=True):
@@ -78,73 +83,88 @@ class Lesson(msgspec.Struct, frozen=True):
     held: int
 
 
+class Progress:
+    """How far a retraining is: said every few seconds with the time that is left, and ended where it must be.
+
+    alive: whether anybody waits for it. total: work of the whole, in pixels that one network looks at.
+    """
+
+    def __init__(self, seconds: float, say: Say, alive: Callable[[], bool]) -> None:
+        """Begin to count [s] of which it may take `seconds`."""
+        self.say, self._alive = say, alive
+        self._began = self._said = time.monotonic()
+        self._until = self._began + seconds
+        self.total = self._done = 0.0
+
+    def step(self, what: str = "", work: float = 0.0) -> None:
+        """Count work that is done. Raises DropInError when nobody waits any more, and when the time is up."""
+        now = time.monotonic()
+        self._done += work
+        if not self._alive():
+            raise DropInError("nobody waits for it any more", "start it again")
+        if now > self._until:
+            raise DropInError("the time is up", "give it more seconds, or fewer cycles")
+        if what and now - self._said > _SAYS_S:
+            self._said = now
+            left = int((now - self._began) * max(0.0, self.total / max(self._done, 1.0) - 1))
+            share = min(99, int(100 * self._done / max(self.total, 1.0)))
+            known = share >= _KNOWN  # before, the start of the libraries counts too much
+            self.say(f"{what}, {left // 60}:{left % 60:02d} left ({share} %)" if known else what)
+
+
 def run(config: dict[str, Any], out: Path, say: Say) -> dict[str, Any]:
     """Retrain as `config` says: the fields of `Retraining`, and what to learn from.
 
-    on: a file of maps (`beside.write_maps`), or the folder of a session, of which `topic` is taken, and of several
-    channels `channel`, by name; contrast: as the plug-in's parameter. start: the weights to begin with; "" = the
-    shipped ones. beside: the process that waits for it; then it takes the lowest priority and ends when that one
-    does. Raises SettingsError, DropInError.
+    on: a file of maps (`beside.write_maps`), or the folder of a session, of which `topic`, `channel` and `contrast`
+    are taken as `recorded.recorded` says. start: the weights to begin with; "" = the shipped ones. beside: the
+    process that waits for it; then it takes the lowest priority, removes the file of maps once they are read, and
+    ends when that process does. Raises SettingsError, DropInError, RecordError.
     """
     given = dict(config)
     on, start = Path(str(given.pop("on"))).expanduser(), Path(str(given.pop("start", "") or SHIPPED)).expanduser()
     topic, channel, contrast, parent = (given.pop(name, "") for name in ("topic", "channel", "contrast", "beside"))
+    problems = []
     try:
         settings = msgspec.convert(given, Retraining)
     except msgspec.ValidationError as error:
-        raise SettingsError([Problem("retraining", str(error))]) from None
+        problems.append(Problem("retraining", str(error), " | ".join(["on", "start", *_OF_A_SESSION, *_FIELDS])))
+    if contrast not in ("", "difference", "ratio"):
+        problems.append(Problem("contrast", f"{contrast!r} is none", "difference | ratio"))
+    problems += _unwritable(out)
+    if problems:
+        raise SettingsError(problems)
     if parent:
         os.nice(19)
+    chosen = Chosen(read_maps(on)) if on.is_file() else recorded(on, str(topic), str(channel), str(contrast))
+    if parent:
+        on.unlink(missing_ok=True)
+    say(str(chosen))
     library()
     _bounded(settings.memory_mb)
     try:
-        maps = read_maps(on) if on.is_file() else recorded(on, str(topic), str(channel))
-        if contrast == "ratio":
+        maps = chosen.maps
+        if "ratio" in (contrast, chosen.contrast):
             maps = [logarithm(each.astype(np.float64), np.isfinite(each)).astype(np.float32) for each in maps]
         return retrain(settings, maps, start, out, say, lambda: not parent or os.getppid() == parent)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
-        raise DropInError(f"more than {settings.memory_mb} MiB were needed", "a smaller batch or crop") from None
-
-
-def read_maps(path: Path) -> list[Map]:
-    """Return the maps of a file; raises DropInError for one that is none."""
-    load_file = needed("safetensors.numpy", "safetensors").load_file
-    try:
-        maps = load_file(path)
-    except Exception as error:  # safetensors has an error of its own, which needs it imported
         raise DropInError(
-            f"{path.name} holds no maps: {error}", "a file of maps, or the folder of a session"
+            f"more than {settings.memory_mb} MiB were needed", "a smaller batch or crop, or more memory_mb"
         ) from None
-    return [each.astype(np.float32) for each in maps.values() if each.ndim == 2]
 
 
-def recorded(folder: Path, topic: str, channel: str) -> list[Map]:
-    """Return the last `_RECORDED` maps of a topic of a session; "" = its only one.
-
-    Raises RecordError, SettingsError.
-    """
-    every = [each for each in open_session(folder).topics() if each.is_scan and _is_map(each.spec)]
-    there = sorted({each.topic for each in every})
-    wanted = topic or (there[0] if len(there) == 1 else "")
-    maps = [each for each in every if each.topic == wanted]
-    if not maps:
-        what = f"{folder.name} has no map {topic!r}" if topic else f"{folder.name} has {len(there)} topics of maps"
-        raise SettingsError([Problem("topic", what, " | ".join(there) or "none")])
-    made = []
-    for each in maps[-_RECORDED:]:
-        names = [one.name for one in each.spec.channels]
-        if channel and channel not in names:
-            raise SettingsError([Problem("channel", f"no {channel!r} in {topic!r}", " | ".join(names) or "none")])
-        data = np.asarray(each.data(), np.float32)
-        data = data[..., names.index(channel) if channel else 0] if data.ndim == 3 else data
-        made.append(np.where(each.present, data, np.nan).astype(np.float32))
-    return made
-
-
-def _is_map(spec: StreamSpec) -> bool:
-    return spec.kind == "values" and len(spec.nav) == 2 and len(spec.frame_shape) < 2 and spec.numpy_dtype.kind != "c"
+def _unwritable(out: Path) -> list[Problem]:
+    """Return why the file can't be written: better told before than after minutes of work. Its folder is made."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return [Problem("out", f"no folder {out.parent}: {error.strerror}", "a file in a folder that can be written")]
+    if out.is_dir():
+        return [Problem("out", f"{out} is a folder", "a file, such as walls-here.safetensors")]
+    if not os.access(out.parent, os.W_OK):
+        return [Problem("out", f"{out.parent} can't be written", "a file in a folder that can be")]
+    return []
 
 
 def _bounded(megabytes: int) -> None:
@@ -171,47 +191,47 @@ def retrain(
     """
     torch = library()
     torch.set_num_threads(1)
-    until = time.monotonic() + settings.seconds
+    progress = Progress(settings.seconds, say, alive)
     members, card = load(start)
     if generator_of(card.trained) is not lamellae:
         raise DropInError(f"{start.name} finds no walls, and only walls are labelled", 'leave retrain = "off"')
-    usable = [each for each in maps if min(each.shape) >= _LEAST and not fault(each)]
+    usable = [each for each in maps if min(each.shape) >= LEAST and not fault(each)]
     if not usable:
-        raise DropInError("no map to learn from", f"maps of at least {_LEAST} x {_LEAST} pixels, not constant")
-    before = Ensemble(members, card)
-    lessons = [lesson(each, before.predict(each), card) for each in usable]
+        raise DropInError("no map to learn from", f"maps of at least {LEAST} x {LEAST} pixels, not constant")
+    progress.total = _work(settings, len(members), usable)
+    before, lessons = Ensemble(members, card), []
+    for each in usable:
+        lessons.append(lesson(each, before.predict(each), card))
+        progress.step("labels what the members are sure of", len(members) * each.size)
     if not any((each.weight * each.wall).any() for each in lessons):
         raise DropInError("no wall in the maps that the members are sure of", "nothing can be learned from them")
-
-    def check() -> None:
-        if not alive():
-            raise DropInError("nobody waits for it any more", "start it again")
-        if time.monotonic() > until:
-            raise DropInError("the time is up", "give it more seconds, or fewer cycles")
-
     states = []
     for number, member in enumerate(load(start)[0]):
-        say(f"member {number + 1} of {len(members)}: {settings.cycles} cycles")
-        states.append(_taught(member, number, lessons, settings, check))
-    say("checks what was learned, and what was not forgotten")
-    partial = out.with_name(out.name + ".new")
-    try:
-        save(partial, states, card)
-        stored, _ = load(partial)
-        told = {**card.trained, "retrained": [*card.trained.get("retrained", []), _account(settings, usable)]}
-        told_card = msgspec.structs.replace(card, trained=told)
-        made = calibrated(stored, told_card, settings.seed, settings.frames, also=pieces(usable, settings.seed))
-        check()
-        after = Ensemble(stored, made)
-        figures = _compared(before, after, usable, lessons, settings)
-        lost = figures["f1_before"] - figures["f1_after"]
-        kept = lost < DROP and figures["disagreement_after"] < figures["disagreement_before"]
-        if kept:
-            save(partial, [each.state_dict() for each in stored], made)
-            partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+        states.append(_taught(member, number, len(members), lessons, settings, progress))
+    again = as_stored(states, card)
+    told = {**card.trained, "retrained": [*card.trained.get("retrained", []), _account(settings, usable)]}
+    told_card = msgspec.structs.replace(card, trained=told)
+    one = len(members) * _SIZE**2
+
+    def step() -> None:
+        progress.step("sets threshold, error estimate and frame score", one)
+
+    made = calibrated(
+        again, told_card, settings.seed, settings.frames, _SIZE, pieces(usable, settings.seed), step=step
+    )
+    figures = _compared(before, Ensemble(again, made), usable, lessons, settings, progress)
+    lost = figures["f1_before"] - figures["f1_after"]
+    kept = lost < DROP and figures["disagreement_after"] < figures["disagreement_before"]
+    if kept:
+        save(out, [each.state_dict() for each in again], made)
     return {"kept": kept, "text": _told(kept, lost, figures), "out": str(out), **figures}
+
+
+def _work(settings: Retraining, members: int, maps: list[Map]) -> float:
+    """Return about how many pixels a network looks at; a pixel that is learned from costs three times as much."""
+    taught = 3.0 * settings.cycles * settings.batch * settings.crop**2
+    pictures = (FAMILIAR * settings.frames + _PIECES * len(maps) + 2 * settings.checked) * _SIZE**2
+    return members * (taught + pictures + 3.0 * sum(each.size for each in maps))
 
 
 def lesson(values: Map, made: Prediction, card: Card) -> Lesson:
@@ -259,8 +279,10 @@ def pieces(maps: list[Map], seed: int) -> list[Map]:
     return made
 
 
-def _taught(member: Any, number: int, lessons: list[Lesson], settings: Retraining, check: Callable[[], None]) -> Any:
-    """Return the state of a member after its cycles; batch norms keep their statistics."""
+def _taught(
+    member: Any, number: int, count: int, lessons: list[Lesson], settings: Retraining, progress: Progress
+) -> Any:
+    """Return the state of member `number` of `count` after its cycles; batch norms keep their statistics."""
     torch = library()
     network = member.eval().to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.rate)
@@ -268,7 +290,6 @@ def _taught(member: Any, number: int, lessons: list[Lesson], settings: Retrainin
     rng = np.random.default_rng([settings.seed, number])
     stage = Stage("", number, settings.cycles, settings.rate)
     for cycle, known in enumerate(_known(settings, number, half)):
-        check()
         for group in optimizer.param_groups:
             group["lr"] = rate_at(stage, cycle)
         pairs = zip(known, crops(lessons, half, settings.crop, rng), strict=True)
@@ -280,6 +301,8 @@ def _taught(member: Any, number: int, lessons: list[Lesson], settings: Retrainin
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
+        done = f"member {number + 1} of {count}: {cycle + 1}/{settings.cycles}"
+        progress.step(done, 3.0 * settings.batch * settings.crop**2)
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
@@ -292,16 +315,22 @@ def _known(settings: Retraining, number: int, count: int) -> Iterator[tuple[Map,
 
 
 def _compared(
-    before: Ensemble, after: Ensemble, maps: list[Map], lessons: list[Lesson], settings: Retraining
+    before: Ensemble,
+    after: Ensemble,
+    maps: list[Map],
+    lessons: list[Lesson],
+    settings: Retraining,
+    progress: Progress,
 ) -> dict[str, float]:
     """Return boundary F1 on held-out pictures and disagreement on held-out lines, before and after."""
     figures: dict[str, float] = {}
     for name, ensemble in (("before", before), ("after", after)):
         total = Matched()
         for i in range(settings.checked):
-            picture = lamellae(generator("calibration", settings.seed, _CHECKED + i), 128)
+            picture = lamellae(generator("calibration", settings.seed, _CHECKED + i), _SIZE)
             card = ensemble.card
             total += matched(ensemble.predict(picture.values).mean, picture, card.threshold, card.weak)
+            progress.step("checks what was not forgotten", len(ensemble.networks) * _SIZE**2)
         figures[f"f1_{name}"] = round(total.f1, 4)
     asked: list[NDArray[np.bool_]] = []
     apart: dict[str, list[Map]] = {"before": [], "after": []}
@@ -311,6 +340,7 @@ def _compared(
         asked.append(((made["before"].mean > _WALLS) | (made["after"].mean > _WALLS))[last])
         for name, each in made.items():
             apart[name].append(each.variance[last])
+        progress.step("checks what was learned", 2.0 * len(before.networks) * values.size)
     for name, parts in apart.items():
         where = [part[mask] for part, mask in zip(parts, asked, strict=True)]
         figures[f"disagreement_{name}"] = float(np.sqrt(np.concatenate(where).mean())) if where else 0.0

@@ -103,6 +103,7 @@ class Segment(ScanTransform):
         if np.prod(found.shape) > _MOST:
             raise SettingsError([Problem("input", f"{spec.name!r} has {found.shape} pixels", f"at most {_MOST}")])
         _check_pixels(spec.name, axes)
+        self._heed_off()
         self._load()
         self._last: Outputs | None = None
         maps = {
@@ -164,14 +165,11 @@ class Segment(ScanTransform):
         """Begin to retrain, where that was asked for and there is enough of a map. shown: (lines so far, nx)."""
         asked = self.parameters.retrain
         self._strange = self._strange + 1 if strange else 0
+        self._heed_off()
         if len(shown) < _ENOUGH * self._shape[0]:
             return
         self._shown = shown if asked != "off" else None
         if asked == "off":
-            self._asked = False
-            if self.beside.running:
-                self.beside.stop()
-                self._told.append("the retraining was stopped; the networks stay as they were")
             return
         wanted = not self._asked if asked == "once" else self._strange >= _AGAIN and self._rounds < _ROUNDS
         if not wanted or self.beside.running:
@@ -185,10 +183,23 @@ class Segment(ScanTransform):
             return
         self._told.append(f"the networks learn from {len(self._maps) + 1} map(s) beside the scan; this takes minutes")
 
+    def _heed_off(self) -> None:
+        """End a retraining where none is wanted any more; the next "once" is another time."""
+        if self.parameters.retrain == "off":
+            self._asked = False
+            self._stop("the retraining was stopped")
+
+    def _stop(self, why: str) -> None:
+        if self.beside.running:
+            self.beside.stop()
+            self._told.append(f"{why}; the networks stay as they were")
+
     def _look(self) -> None:
         """Take what a retraining has made, between two updates; tell what became of it."""
         found = self.beside.look() if self.beside.running else None
         if found is None:
+            if how_far := self.beside.progress():
+                self._told.append(how_far)
             return
         self._told.append(found.text)
         if found.weights is not None:
@@ -214,7 +225,7 @@ class Segment(ScanTransform):
     def _load(self) -> None:
         wanted = (self.parameters.weights, self.context.device)
         if self._ensemble is None or self._loaded != wanted:
-            self.beside.stop()  # it learns from what is not wanted any more
+            self._stop("the retraining was stopped: it learns from what is not wanted any more")
             path = weights_at(self.parameters.weights)
             self._ensemble = Ensemble.live(path, self.context.device)
             self._loaded, self._weights = wanted, path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,29 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def save(path: Path, members: list[dict[str, Any]], card: Card) -> None:
     """Write the state dictionaries of the members and their card; a file that is there is replaced at the end.
 
-    Learned weights are stored as float16, running statistics of the batch norms as float32.
+    Learned weights are stored as float16, running statistics of the batch norms as float32. Raises DropInError when
+    it can't be written; then the file that is there stays.
     """
-    torch = library()
+    library()
+    from safetensors import SafetensorError
     from safetensors.torch import save as packed
 
+    card = msgspec.structs.replace(card, members=len(members))
+    told = {"format": FORMAT, "version": str(VERSION), "card": msgspec.json.encode(card).decode()}
+    partial = path.with_suffix(".partial")
+    try:
+        # as readable as any other file is: `save_file` would make it the owner's alone
+        partial.write_bytes(packed(_stored(members), told))
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise DropInError(f"can't write {path}: {error}", "a file in a folder that can be written") from None
+
+
+def _stored(members: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the tensors of a file."""
+    torch = library()
     tensors = {}
     for i, state in enumerate(members):
         for name, tensor in state.items():
@@ -54,12 +73,12 @@ def save(path: Path, members: list[dict[str, Any]], card: Card) -> None:
             exact = "norm" in name or name.startswith(("sides", "fuse"))
             kind = torch.float32 if exact else torch.float16
             tensors[f"{i}.{name}"] = tensor.detach().to("cpu", kind, copy=True).contiguous()
-    card = msgspec.structs.replace(card, members=len(members))
-    told = {"format": FORMAT, "version": str(VERSION), "card": msgspec.json.encode(card).decode()}
-    partial = path.with_suffix(".partial")
-    # as readable as any other file is: `save_file` would make it the owner's alone
-    partial.write_bytes(packed(tensors, told))
-    partial.replace(path)
+    return tensors
+
+
+def as_stored(members: list[dict[str, Any]], card: Card) -> list[Any]:
+    """Return the networks that would be read from a file of these state dictionaries."""
+    return _networks(_stored(members), msgspec.structs.replace(card, members=len(members)), "what was learned")
 
 
 def read_card(path: Path) -> Card:
@@ -104,7 +123,7 @@ def load(path: Path) -> tuple[list[Any], Card]:
 
     Raises DropInError as `read_card` does, and for tensors that are missing, of another shape or not finite.
     """
-    torch = library()
+    library()
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -113,6 +132,12 @@ def load(path: Path) -> tuple[list[Any], Card]:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise DropInError(f"{path.name} is corrupt: {error}", _NEXT) from None
+    return _networks(tensors, card, path.name), card
+
+
+def _networks(tensors: dict[str, Any], card: Card, where: str) -> list[Any]:
+    """Return the members of these tensors; raises DropInError where one is missing, too many or no number."""
+    torch = library()
     members, used = [], 0
     for i in range(card.members):
         network = build(card.filters)
@@ -122,16 +147,16 @@ def load(path: Path) -> tuple[list[Any], Card]:
                 continue
             found = tensors.get(f"{i}.{name}")
             if found is None:
-                raise DropInError(f"{path.name} is corrupt: member {i} lacks {name}", _NEXT)
+                raise DropInError(f"{where} is corrupt: member {i} lacks {name}", _NEXT)
             if found.shape != tensor.shape:
                 had, wanted = tuple(found.shape), tuple(tensor.shape)
-                raise DropInError(f"{path.name} is corrupt: {name} of member {i} is {had}, not {wanted}", _NEXT)
+                raise DropInError(f"{where} is corrupt: {name} of member {i} is {had}, not {wanted}", _NEXT)
             if not found.is_floating_point() or not bool(torch.isfinite(found).all()):
-                raise DropInError(f"{path.name} is corrupt: {name} of member {i} holds what is no number", _NEXT)
+                raise DropInError(f"{where} is corrupt: {name} of member {i} holds what is no number", _NEXT)
             tensor.copy_(found)
             used += 1
         network.load_state_dict(state)
         members.append(network.eval())
     if used != len(tensors):
-        raise DropInError(f"{path.name} is corrupt: {len(tensors) - used} tensors of no member", _NEXT)
-    return members, card
+        raise DropInError(f"{where} is corrupt: {len(tensors) - used} tensors of no member", _NEXT)
+    return members

@@ -148,6 +148,36 @@ def test_off_stops_it_and_a_close_ends_it() -> None:
     assert not folder.exists()
 
 
+def test_how_far_it_is_is_told_at_each_quarter(tmp_path: Path) -> None:
+    """The stand-in says a further word whenever it may."""
+    word = "member {}, 1:0{} left ({} %)\n"
+    source = f"""
+import pathlib, sys, threading
+for i, share in enumerate((3, 24, 26, 30, 77, 99)):
+    sys.stderr.write({word!r}.format(i, i, share))
+    sys.stderr.flush()
+    while not pathlib.Path({str(tmp_path)!r}, str(i)).exists():
+        threading.Event().wait(0.005)
+"""
+    one = Beside("segment", program(source))
+    assert one.progress() == ""
+    try:
+        one.start([picture()], SHIPPED, None, {})
+        told, pause = [], threading.Event()
+        for i in range(6):
+            until = time.monotonic() + 20
+            assert one._folder is not None
+            while f"member {i}" not in (one._folder / "err").read_text() and time.monotonic() < until:
+                pause.wait(0.005)
+            told.append(one.progress())
+            assert one.progress() == ""
+            (tmp_path / str(i)).touch()
+    finally:
+        one.close()
+    shares = ["", "", "26 % is done, 1:02 left", "", "77 % is done, 1:04 left", ""]
+    assert told == [each and f"the retraining: {each}" for each in shares]
+
+
 def test_when_strange_it_waits_for_strange_maps() -> None:
     plugin = plugin_with(WAITS, 96, retrain="when_strange")
     for _ in range(3):
@@ -255,10 +285,10 @@ def test_wrong_words_are_told(tmp_path: Path) -> None:
 
 def test_a_large_map_is_cut_to_its_middle() -> None:
     for shape in ((3000, 2000), (100, 30_000)):
-        cut = beside._middle(np.zeros(shape, np.float32))
+        cut = beside.middle(np.zeros(shape, np.float32))
         assert cut.size <= 1.01 * beside.MOST_PIXELS
-        assert min(cut.shape) == min(1024, *shape)
-    assert beside._middle(np.zeros((512, 512), np.float32)).shape == (512, 512)
+        assert min(cut.shape) == min(512, *shape)
+    assert beside.middle(np.zeros((512, 512), np.float32)).shape == (512, 512)
 
 
 def test_networks_of_columns_are_left_alone(tmp_path: Path) -> None:
