@@ -1,0 +1,51 @@
+"""How far off predictions are, as held-out observations show: what their standard deviations are multiplied by.
+
+In a map most places are dull and predicted well, and a few are interesting and predicted less well; one factor for all
+makes the intervals of the many too wide, or those of the few too narrow. So the factor depends on what is predicted:
+a local scale, as in locally weighted conformal prediction (Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, J. Am. Stat.
+Assoc. 113, 1094 (2018)), here the mode of a likelihood with a prior, since observations are few.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float64]
+NEAR = 0.3  # predictions so far apart are alike [spreads of the values]
+TRUST = 0.4  # deviation of the factor's logarithm in its prior: how far the model's own sigma can be off
+BOUNDS = (0.2, 3.0)
+_LEAST = 1e-10
+_LOGS = np.linspace(np.log(BOUNDS[0]), np.log(BOUNDS[1]), 55)
+_BEYOND = 1.0  # of the predictions that were tested, the factor goes to 1 [spreads]
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """Factors (k,) on the standard deviation at predictions (k,), between them by a line; 1 as long as none is known."""
+
+    predicted: Rows
+    factors: Rows
+
+    def __call__(self, predicted: Rows) -> Rows:
+        """Return the factor (N,) at predictions (N,)."""
+        return np.interp(predicted, self.predicted, self.factors)
+
+
+NONE = Calibration(np.zeros(1), np.ones(1))
+
+
+def calibrate(values: Rows, predicted: Rows, own: Rows, measuring: Rows) -> Calibration:
+    """Return the factors that held-out values (n,) ask for, in spreads of the values.
+
+    predicted: (n,) without having seen them; own: (n,) variance of the prediction, which the factor's square
+    multiplies; measuring: (n,) variance of the error of measuring, which it does not. Errors have the tails of a
+    Laplace distribution: they are of more than one kind.
+    """
+    squared = np.exp(2 * _LOGS)[:, None]
+    deviation = np.sqrt(squared * np.maximum(own, _LEAST) + measuring)
+    likelihood = -np.log(deviation) - np.sqrt(2) * np.abs(values - predicted) / deviation
+    places = np.linspace(predicted.min() - _BEYOND, predicted.max() + _BEYOND, 41)
+    near = np.exp(-0.5 * ((predicted[:, None] - places) / NEAR) ** 2)
+    best = (likelihood @ near - 0.5 * (_LOGS[:, None] / TRUST) ** 2).argmax(axis=0)
+    return Calibration(places, np.exp(_LOGS[best]))
