@@ -1,9 +1,9 @@
 """How far off predictions are, as held-out observations show: what their standard deviations are multiplied by.
 
-In a map most places are dull and predicted well, and a few are interesting and predicted less well; one factor for all
-makes the intervals of the many too wide, or those of the few too narrow. So the factor depends on what is predicted:
-a local scale, as in locally weighted conformal prediction (Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, J. Am. Stat.
-Assoc. 113, 1094 (2018)), here the mode of a likelihood with a prior, since observations are few.
+In a map most places are dull and predicted well, and a few are interesting and predicted less well; one factor for
+all makes the intervals of the many too wide, or those of the few too narrow. So the factor depends on what is
+predicted: a local scale, as in locally weighted conformal prediction (Lei, G'Sell, Rinaldo, Tibshirani and Wasserman,
+J. Am. Stat. Assoc. 113, 1094 (2018)), here the mode of a likelihood with a prior, since observations are few.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BEYOND = 1.0  # of the predictions that were tested, the factor goes to 1 [spre
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """Factors (k,) on the standard deviation at predictions (k,), between them by a line; 1 as long as none is known."""
+    """Factors (k,) on the standard deviation at predictions (k,), and between them by a line."""
 
     predicted: Rows
     factors: Rows

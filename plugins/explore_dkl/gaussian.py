@@ -103,7 +103,8 @@ class Kernels:
     @property
     def parameters(self) -> list[Any]:
         """Every tensor that is learned."""
-        return [*(each for layer in self.layers for each in layer), self.length, self.scale, self.noise, self.mean, self.wear]
+        network = [each for layer in self.layers for each in layer]
+        return [*network, self.length, self.scale, self.noise, self.mean, self.wear]
 
     def features(self, x: Any) -> Any:
         """Return what the kernel sees, (m, n, outputs), of x (n, inputs) or (m, n, inputs)."""
@@ -145,8 +146,9 @@ class Kernels:
     def loss(self, x: Any, y: Any, sigma: Any, history: Any) -> tuple[float, Any]:
         """Return minus the log posterior in nats, summed over members, and a tensor that has its gradient.
 
-        x (m, n, d), y and sigma (m, n), history (m, n, h). By the covariance K the gradient is (K^-1 - a a^T) / 2, a = K^-1 (y - mean)
-        (Rasmussen and Williams 2006, eq. 5.9): written down, it costs half of what it does through the factors.
+        x (m, n, d), y and sigma (m, n), history (m, n, h). By the covariance K the gradient is (K^-1 - a a^T) / 2,
+        a = K^-1 (y - mean) (Rasmussen and Williams 2006, eq. 5.9): written down, it costs half of what it does
+        through the factors.
         """
         torch = self._torch
         z = self.features(x)

@@ -53,7 +53,8 @@ class Link(msgspec.Struct, frozen=True):
 
     observations: held out. gain: in nats an observation, of the model's predictions over those of a constant; low:
     its lower bound (2.6 standard errors). over_place: the gain over predictions from the place alone, which sees no
-    image; NaN = not compared. foretold: deviations of the record of predictions, see `Record`. seen: enough to say so.
+    image; NaN = not compared. foretold: deviations of the record of predictions, see `Record`. seen: enough of it to
+    say so.
     """
 
     observations: int = 0

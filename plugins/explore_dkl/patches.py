@@ -64,8 +64,8 @@ def standardised(values: Rows) -> Rows:
     """Return a channel less its median, over 1.48 times its median absolute deviation; far values by their logarithm.
 
     Failed fits leave values a thousand times those of the film: neither do they set the unit, nor does one of them
-    dwarf all else. Where more than half of the pixels are equal, the others make the unit. Pixels that are not measured
-    get 0.
+    dwarf all else. Where more than half of the pixels are equal, the others make the unit. What is not measured gets
+    0.
     """
     known = values[np.isfinite(values)]
     middle = float(np.median(known))

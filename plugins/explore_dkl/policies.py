@@ -38,7 +38,7 @@ class Learning(Settings):
     [spreads of the values]. beta: weight of uncertainty in upper_confidence_bound, mean + sqrt(beta) sigma.
     travel_cost: of a way across the whole map, dose_cost: of a place that others were measured right beside;
     [nats] for expected_improvement, else [spreads of the values]. dose_radius, spacing: how far a measurement
-    reaches, and how near to one no other is made [pixels]. seed_points: measured before anything is learned.
+    reaches, about, and how near to one no other is made [pixels]. seed_points: measured before anything is learned.
     seeding: how they are spread. refit_every: at most so many observations between two fits from the beginning.
     ensemble: models side by side. avoid_failures: keep away from where measurements fail. escape: leave when going
     round in circles. threads: of a fit.
@@ -345,9 +345,6 @@ class Grid(Policy):
         """Keep away from what was measured, by the operator too."""
         for each in observations:
             cell = self._cells.tell(each)
-            if cell is not None and self._cells.valid[-1] and not each.again:
-                foretold = self._maps.get("prediction")
-                self._learner.record.tell(each.value, None if foretold is None else float(foretold[cell]))
             if cell is not None:
                 self._near(cell)
 

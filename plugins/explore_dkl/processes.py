@@ -84,7 +84,7 @@ class GaussianProcess:
             within = (column - torch.bmm(v.mT, seen["v"]))[:, 0].mean(0).numpy()
         middle, there = seen["mean"].mean(0), means.mean(keepdims=True)
         between = ((seen["mean"] - middle) * (means - there)[:, None]).mean(0)
-        own = self._untold * (X == at).all(axis=1)
+        own = self._untold * (at == X).all(axis=1)
         units = [self._target.slope(each) * self.calibration(each) for each in (middle, there)]
         made: Rows = (within + between + own) * units[0] * units[1]
         return made

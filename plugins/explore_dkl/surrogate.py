@@ -39,8 +39,8 @@ class HeldOut(msgspec.Struct, frozen=True):
 class Surrogate(Protocol):
     """A model of value over features. fault: in words why the last fit is not to be trusted, "" = it is.
 
-    noise: standard deviation of a repeated measurement, in y's units: what sigma says, else as fitted. remark: what a reader of the
-    predictions should know of the last fit (a length scale at its bound), "" = nothing.
+    noise: standard deviation of a repeated measurement, in y's units: what sigma says, else as fitted. remark: what a
+    reader of the predictions should know of the last fit (a length scale at its bound), "" = nothing.
     """
 
     fault: str

@@ -1,8 +1,8 @@
 """Where a measurement is likely to fail, learned from those that did.
 
 Failed spectra come in clusters, in places that look alike, and where the image itself looks odd: what spoils a fit
-often spoils the image too. A Gaussian process classifier over these (Rasmussen and Williams 2006, section 3.4) adds up
-what each tells.
+often spoils the image too. A Gaussian process classifier over these (Rasmussen and Williams 2006, section 3.4) adds
+up what each tells.
 """
 
 from __future__ import annotations
