@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float64]
-NEAR = 0.3  # predictions so far apart are alike [spreads of the values]
-TRUST = 0.4  # deviation of the factor's logarithm in its prior: how far the model's own sigma can be off
-BOUNDS = (0.2, 3.0)
+NEAR = 0.15  # predictions so far apart are alike [spreads of the values]
+TRUST = 0.5  # deviation of the factor's logarithm in its prior: how far the model's own sigma can be off
 _LEAST = 1e-10
-_LOGS = np.linspace(np.log(BOUNDS[0]), np.log(BOUNDS[1]), 55)
+_LOGS = np.linspace(-1.6, 1.1, 55)  # of the factors that are tried, 0.2 to 3
 _BEYOND = 1.0  # of the predictions that were tested, the factor goes to 1 [spreads]
 
 
@@ -39,13 +38,11 @@ def calibrate(values: Rows, predicted: Rows, own: Rows, measuring: Rows) -> Cali
     """Return the factors that held-out values (n,) ask for, in spreads of the values.
 
     predicted: (n,) without having seen them; own: (n,) variance of the prediction, which the factor's square
-    multiplies; measuring: (n,) variance of the error of measuring, which it does not. Errors have the tails of a
-    Laplace distribution: they are of more than one kind.
+    multiplies; measuring: (n,) variance of the error of measuring, which it does not.
     """
-    squared = np.exp(2 * _LOGS)[:, None]
-    deviation = np.sqrt(squared * np.maximum(own, _LEAST) + measuring)
-    likelihood = -np.log(deviation) - np.sqrt(2) * np.abs(values - predicted) / deviation
-    places = np.linspace(predicted.min() - _BEYOND, predicted.max() + _BEYOND, 41)
+    variance = np.exp(2 * _LOGS)[:, None] * np.maximum(own, _LEAST) + measuring
+    likelihood = -0.5 * (np.log(variance) + (values - predicted) ** 2 / variance)
+    places = np.linspace(predicted.min() - _BEYOND, predicted.max() + _BEYOND, 81)
     near = np.exp(-0.5 * ((predicted[:, None] - places) / NEAR) ** 2)
     best = (likelihood @ near - 0.5 * (_LOGS[:, None] / TRUST) ** 2).argmax(axis=0)
     return Calibration(places, np.exp(_LOGS[best]))

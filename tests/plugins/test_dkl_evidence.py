@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from probeloop.plugins.explore_dkl.calibration import calibrate
 from probeloop.plugins.explore_dkl.history import history
 from probeloop.plugins.explore_dkl.link import LEAST, RECORD, Record, evidence
 from probeloop.plugins.explore_dkl.surrogate import HeldOut, make
@@ -132,3 +133,17 @@ def test_what_the_image_does_not_tell_is_part_of_the_uncertainty_and_measuring_i
             values.append(float((np.abs(truth - mean)[rest] < 1.645 * sigma[rest]).mean()))
     assert 0.82 < np.mean(inside["place"]) < 0.97
     assert 0.82 < np.mean(inside["measuring"]) < 1.0
+
+
+def test_the_uncertainty_of_dull_and_of_interesting_places_is_set_by_their_own_errors() -> None:
+    rng = np.random.default_rng(6)
+    predicted = np.repeat([-2.0, 1.0], 40)
+    sigma = np.where(predicted < 0, 0.1, 0.6)
+    values = predicted + sigma * rng.normal(size=80) + 0.1 * rng.normal(size=80)
+    made = calibrate(values, predicted, np.full(80, 0.3**2), np.full(80, 0.1**2))
+    low, high = made(np.array([-2.0, 1.0])) * 0.3
+    assert low == pytest.approx(0.1, rel=0.4)
+    assert high == pytest.approx(0.6, rel=0.3)
+    assert made(np.array([-30.0, 30.0])) == pytest.approx(1.0, abs=1e-9)  # nothing is known there
+    few = calibrate(values[-2:], predicted[-2:], np.full(2, 0.3**2), np.full(2, 0.1**2))
+    assert 0.6 < float(few(np.array([1.0]))[0]) < 2.0  # two say little
