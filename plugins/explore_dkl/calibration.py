@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float64]
-NEAR = 0.15  # predictions so far apart are alike [spreads of the values]
-TRUST = 0.5  # deviation of the factor's logarithm in its prior: how far the model's own sigma can be off
+NEAR = 0.2  # predictions so far apart are alike [spreads of the values]
+TRUST = 0.4  # deviation of the factor's logarithm in its prior: how far the model's own sigma can be off
 _LEAST = 1e-10
 _LOGS = np.linspace(-1.6, 1.1, 55)  # of the factors that are tried, 0.2 to 3
 _BEYOND = 1.0  # of the predictions that were tested, the factor goes to 1 [spreads]
