@@ -201,16 +201,16 @@ class _Learned(Policy):
         self.learn_now()
         if self._learner.model is None:
             return [int(cell) for cell in self.rng.permutation(np.flatnonzero(free))[:n]]
-        return acquisition.choose(n, free, self._worth(free, taken))
+        return acquisition.choose(n, free, self._worth(free, taken, likely))
 
-    def _worth(self, free: NDArray[np.bool_], taken: list[int]) -> Any:
-        """Return a function that says what each candidate is worth once some are chosen."""
+    def _worth(self, free: NDArray[np.bool_], taken: list[int], likely: Rows) -> Any:
+        """Return a function that says what each candidate is worth once some are chosen; likely: to be valid."""
         p, cells, model, X = self.parameters, self._cells, self._learner.model, self._learner.X
         assert model is not None
         mean, start = self._maps["prediction"], self._maps["uncertainty"]
         measured, y, _ = cells.learned()
         scale, best = Target(y).spread, float(mean[measured].max())
-        fixed = np.log(self._valid()) - p.dose_cost * self._dose()
+        fixed = np.log(likely) - p.dose_cost * self._dose()
         sigma, counted = start, 0
         waiting = [*cells.pending, *taken]
 

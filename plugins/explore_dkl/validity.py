@@ -36,7 +36,9 @@ def probability_valid(
         return np.ones(count)
     share = (valid.sum() + 1) / (len(valid) + 2)
     prior = float(special.logit(share))
-    likeness: Rows = np.sum([_likeness(each, each[measured]) for each in spaces], axis=0)
+    likeness = np.zeros((count, len(measured)))
+    for each in spaces:
+        likeness += _likeness(each, each[measured])
     labels = np.where(valid, 1.0, 0.0)
     found = [_mode(each**2 * likeness[measured], labels, prior) for each in strengths]
     evidence = np.array([each[1] for each in found])
@@ -47,9 +49,10 @@ def probability_valid(
 
 
 def _likeness(a: Rows, b: Rows) -> Rows:
-    squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    made: Rows = np.exp(-0.5 * np.maximum(squared, 0.0))
-    return made
+    made: Rows = a @ b.T
+    made -= 0.5 * (b**2).sum(1)
+    made -= 0.5 * (a**2).sum(1)[:, None]
+    return np.exp(np.minimum(made, 0.0, out=made), out=made)
 
 
 def _mode(kernel: Rows, labels: Rows, prior: float) -> tuple[Rows, float]:
