@@ -34,15 +34,22 @@ class Calibration(msgspec.Struct, frozen=True):
 NONE = Calibration(np.zeros(1), np.ones(1))
 
 
-def calibrate(values: Rows, predicted: Rows, own: Rows, measuring: Rows) -> Calibration:
-    """Return the factors that held-out values (n,) ask for, in spreads of the values.
+def calibrate(values: Rows, predicted: Rows, own: Rows, measuring: Rows) -> tuple[Calibration, Rows]:
+    """Return the factors that held-out values (n,) ask for, and those (n,) that all others ask for at each.
 
-    predicted: (n,) without having seen them; own: (n,) variance of the prediction, which the factor's square
-    multiplies; measuring: (n,) variance of the error of measuring, which it does not.
+    In spreads of the values. predicted: (n,) without having seen them; own: (n,) variance of the prediction, which
+    the factor's square multiplies; measuring: (n,) variance of the error of measuring, which it does not.
     """
     variance = np.exp(2 * _LOGS)[:, None] * np.maximum(own, _LEAST) + measuring
     likelihood = -0.5 * (np.log(variance) + (values - predicted) ** 2 / variance)
+    prior = -0.5 * (_LOGS[:, None] / TRUST) ** 2
     places = np.linspace(predicted.min() - _BEYOND, predicted.max() + _BEYOND, 81)
-    near = np.exp(-0.5 * ((predicted[:, None] - places) / NEAR) ** 2)
-    best = (likelihood @ near - 0.5 * (_LOGS[:, None] / TRUST) ** 2).argmax(axis=0)
-    return Calibration(places, np.exp(_LOGS[best]))
+    best = (likelihood @ _near(predicted, places) + prior).argmax(axis=0)
+    others = (likelihood @ _near(predicted, predicted) - likelihood + prior).argmax(axis=0)
+    return Calibration(places, np.exp(_LOGS[best])), np.exp(_LOGS[others])
+
+
+def _near(a: Rows, b: Rows) -> Rows:
+    """Return how alike predictions a (n,) and b (m,) are, (n, m)."""
+    made: Rows = np.exp(-0.5 * ((a[:, None] - b) / NEAR) ** 2)
+    return made

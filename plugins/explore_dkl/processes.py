@@ -229,10 +229,11 @@ class GaussianProcess:
         y = self._y[0].numpy()
         mean, variance = self._alone() if self._shape.members == 1 else self._others()
         known, measuring = np.isfinite(mean), self._measuring()
-        own, self.calibration = np.maximum(variance - measuring, 1e-10), NONE
+        own, factors = np.maximum(variance - measuring, 1e-10), np.ones(len(y))
+        self.calibration = NONE
         if known.sum() >= LEAST:
-            self.calibration = calibrate(y[known], mean[known], own[known], measuring[known])
-        variance = self.calibration(mean) ** 2 * own + measuring
+            self.calibration, factors[known] = calibrate(y[known], mean[known], own[known], measuring[known])
+        variance = factors**2 * own + measuring
         self._held = HeldOut(log_density(y, mean, variance), without_features(y, self._parts))
 
     def _alone(self) -> tuple[Rows, Rows]:

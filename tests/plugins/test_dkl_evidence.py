@@ -140,10 +140,18 @@ def test_the_uncertainty_of_dull_and_of_interesting_places_is_set_by_their_own_e
     predicted = np.repeat([-2.0, 1.0], 40)
     sigma = np.where(predicted < 0, 0.1, 0.6)
     values = predicted + sigma * rng.normal(size=80) + 0.1 * rng.normal(size=80)
-    made = calibrate(values, predicted, np.full(80, 0.3**2), np.full(80, 0.1**2))
+    made, others = calibrate(values, predicted, np.full(80, 0.3**2), np.full(80, 0.1**2))
     low, high = made(np.array([-2.0, 1.0])) * 0.3
     assert low == pytest.approx(0.1, rel=0.4)
     assert high == pytest.approx(0.6, rel=0.3)
     assert made(np.array([-30.0, 30.0])) == pytest.approx(1.0, abs=1e-9)  # nothing is known there
-    few = calibrate(values[-2:], predicted[-2:], np.full(2, 0.3**2), np.full(2, 0.1**2))
+    assert others.shape == (80,)
+    few, _ = calibrate(values[-2:], predicted[-2:], np.full(2, 0.3**2), np.full(2, 0.1**2))
     assert 0.6 < float(few(np.array([1.0]))[0]) < 2.0  # two say little
+
+
+def test_an_observation_is_judged_by_a_factor_that_the_others_ask_for() -> None:
+    values, predicted = np.array([0.0, 0.0, 9.0]), np.array([0.0, 0.05, 5.0])
+    made, others = calibrate(values, predicted, np.full(3, 0.2**2), np.full(3, 0.01**2))
+    assert float(made(np.array([5.0]))[0]) > 2  # its own surprise counts for the map
+    assert others[2] == pytest.approx(1.0, abs=0.06)  # and not for what is said of it
