@@ -30,7 +30,7 @@ class BestImageFeature:
         self._spread = 1.0
         self._held: HeldOut | None = None
 
-    def fit(self, X: Rows, y: Rows, sigma: Rows) -> None:
+    def fit(self, X: Rows, y: Rows, sigma: Rows, history: Rows | None = None) -> None:
         """Choose the feature, and draw the line. X (n, k), y (n,), sigma (n,)."""
         target = Target(y)
         self._middle, self._spread, self._held = target.middle, target.spread, None
@@ -45,7 +45,7 @@ class BestImageFeature:
         self._centre, self._width = float(ranks[:, self.column].mean()), float(ranks[:, self.column].std()) or 1.0
         self._hold_out(ranks, numbers)
 
-    def update(self, X: Rows, y: Rows, sigma: Rows) -> None:
+    def update(self, X: Rows, y: Rows, sigma: Rows, history: Rows | None = None) -> None:
         """Fit: it costs nothing."""
         self.fit(X, y, sigma)
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from probeloop.api import DropInError, Observation, Position, Region
 
+from .history import history
+
 Rows = NDArray[np.float64]
 
 
@@ -99,6 +101,10 @@ class Cells:
     def learned(self) -> tuple[NDArray[np.int64], Rows, Rows]:
         """Return cells, values and sigmas of the valid observations, in their order."""
         return self.cells[self.valid], self.values[self.valid], self.sigmas[self.valid]
+
+    def history(self, reach: float) -> Rows:
+        """Return what was measured near each valid observation before it, see `history`; reach [pixels]."""
+        return history(self.places[self.cells], reach)[self.valid]
 
     def off(self, spacing: float) -> NDArray[np.bool_]:
         """Return which cells (N,) are at least `spacing` [pixels] from every measured or pending one."""

@@ -6,6 +6,9 @@ marginal likelihood, with priors: a network alone lets it overfit (Ober, Rasmuss
 Members are trained on different subsets of the observations and predict from all of them; what each says of the
 observations that it was not trained on shows how far it can be trusted. All is dense and exact, in float64, in one
 batch of matrices.
+
+What earlier measurements did to a place that was measured later is an error that all observations share: its
+covariance is that of unknown weights, one for each column of `history`, and it is no part of what is predicted.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ Rows = NDArray[np.float64]
 LENGTH = (0.05, 50.0)  # bounds of a length scale, in spreads of a feature
 SCALE = (0.1, 10.0)  # of the signal's deviation, in spreads of the values
 NOISE = (0.01, 2.0)  # of the noise's
+WEAR = (0.001, 2.0)  # of the deviation of what one measurement right beside changes
+_WEAR = 0.1  # middle of its prior
 _JITTERS = (1e-8, 1e-6, 1e-4)
 _HARD = 1e-12
 _MEMORY = (0.9, 0.999)  # of Adam, for the slope and its square
@@ -85,6 +90,7 @@ class Kernels:
         self.scale = _raw(torch.zeros(m, 1, 1, dtype=torch.float64), SCALE)
         self.noise = _raw(torch.full((m, 1, 1), math.log(0.2), dtype=torch.float64), NOISE)
         self.mean = torch.zeros(m, 1, 1, dtype=torch.float64)
+        self.wear = _raw(torch.full((m, 1, 1), math.log(_WEAR), dtype=torch.float64), WEAR)
         self._middle = middle
 
     def _put_to_scale(self, some: Any) -> None:
@@ -97,7 +103,8 @@ class Kernels:
     @property
     def parameters(self) -> list[Any]:
         """Every tensor that is learned."""
-        return [*(each for layer in self.layers for each in layer), self.length, self.scale, self.noise, self.mean]
+        network = [each for layer in self.layers for each in layer]
+        return [*network, self.length, self.scale, self.noise, self.mean, self.wear]
 
     def features(self, x: Any) -> Any:
         """Return what the kernel sees, (m, n, outputs), of x (n, inputs) or (m, n, inputs)."""
@@ -124,6 +131,10 @@ class Kernels:
         """Return the variance (m, n) of observations whose own standard errors are sigma (m, n)."""
         return _bounded(self.noise, NOISE)[:, :, 0] ** 2 + sigma**2
 
+    def worn(self, a: Any, b: Any) -> Any:
+        """Return the covariance (m, na, nb) of what histories a (m, na, h) and b (m, nb, h) did to observations."""
+        return _bounded(self.wear, WEAR) ** 2 * self._torch.bmm(a, b.mT)
+
     def variance(self) -> Any:
         """Return the kernel (m, 1) of a place with itself."""
         return _bounded(self.scale, SCALE)[:, :, 0] ** 2
@@ -132,15 +143,16 @@ class Kernels:
         """Return the length scales (m, 1, outputs), in spreads of the features."""
         return _bounded(self.length, LENGTH)
 
-    def loss(self, x: Any, y: Any, sigma: Any) -> tuple[float, Any]:
+    def loss(self, x: Any, y: Any, sigma: Any, history: Any) -> tuple[float, Any]:
         """Return minus the log posterior in nats, summed over members, and a tensor that has its gradient.
 
-        x (m, n, d), y and sigma (m, n). By the covariance K the gradient is (K^-1 - a a^T) / 2, a = K^-1 (y - mean)
-        (Rasmussen and Williams 2006, eq. 5.9): written down, it costs half of what it does through the factors.
+        x (m, n, d), y and sigma (m, n), history (m, n, h). By the covariance K the gradient is (K^-1 - a a^T) / 2,
+        a = K^-1 (y - mean) (Rasmussen and Williams 2006, eq. 5.9): written down, it costs half of what it does
+        through the factors.
         """
         torch = self._torch
         z = self.features(x)
-        covariance = self.covariance(z, z) + torch.diag_embed(self.noises(sigma))
+        covariance = self.covariance(z, z) + torch.diag_embed(self.noises(sigma)) + self.worn(history, history)
         off = y[:, :, None] - self.mean
         prior = self._prior().sum()
         with torch.no_grad():
@@ -162,18 +174,19 @@ class Kernels:
             dim=(1, 2)
         )
         made = made + 0.5 * (self.mean**2).sum(dim=(1, 2))
+        made = made + 0.5 * ((_log_bounded(self.wear, WEAR) - math.log(_WEAR)) ** 2).sum(dim=(1, 2))
         for weight, _ in self.layers:
             made = made + 0.5 * self.shape.weight_decay * (weight**2).sum(dim=(1, 2))
         return made
 
-    def learn(self, x: Any, y: Any, sigma: Any, steps: int, pace: float = 1.0) -> None:
+    def learn(self, x: Any, y: Any, sigma: Any, history: Any, steps: int, pace: float = 1.0) -> None:
         """Go `steps` steps of Adam at `pace` times its rates.
 
         Raises Singular or Diverged, and then the parameters are what they were.
         """
         torch, before = self._torch, [each.detach().clone() for each in self.parameters]
         try:
-            self._learn(x, y, sigma, steps, pace)
+            self._learn(x, y, sigma, history, steps, pace)
         except (Singular, Diverged):
             self.set_parameters(before)
             raise
@@ -181,14 +194,14 @@ class Kernels:
             self.set_parameters(before)
             raise Diverged("a parameter is no number")
 
-    def _learn(self, x: Any, y: Any, sigma: Any, steps: int, pace: float) -> None:
+    def _learn(self, x: Any, y: Any, sigma: Any, history: Any, steps: int, pace: float) -> None:
         """Adam (Kingma and Ba, ICLR 2015), all parameters as one vector.
 
         torch's own loads its compiler at first use, a second and 70 MB, and takes longer than the rest of a step.
         """
         torch, every = self._torch, self.parameters
         sizes = [each.numel() for each in every]
-        rates = [self.shape.network_rate] * (2 * len(self.layers)) + [self.shape.rate] * 4
+        rates = [self.shape.network_rate] * (2 * len(self.layers)) + [self.shape.rate] * 5
         rate = pace * torch.cat([torch.full((n,), r, dtype=torch.float64) for n, r in zip(sizes, rates, strict=True)])
         vector = torch.cat([each.reshape(-1) for each in every]).requires_grad_()
         mean, square = torch.zeros_like(rate), torch.zeros_like(rate)
@@ -196,7 +209,7 @@ class Kernels:
         for step in range(1, steps + 1):
             parts = vector.split(sizes)
             self.set_parameters([part.view(each.shape) for part, each in zip(parts, every, strict=True)])
-            last, loss = self.loss(x, y, sigma)
+            last, loss = self.loss(x, y, sigma, history)
             if not math.isfinite(last):
                 raise Diverged(f"the loss is {last} at step {step}")
             first = last if step == 1 else first
@@ -222,7 +235,7 @@ class Kernels:
         """Put tensors in the place of `parameters`, in that order."""
         count = len(self.layers)
         self.layers = [(parameters[2 * i], parameters[2 * i + 1]) for i in range(count)]
-        self.length, self.scale, self.noise, self.mean = parameters[2 * count :]
+        self.length, self.scale, self.noise, self.mean, self.wear = parameters[2 * count :]
 
     def at_bound(self) -> str:
         """Return in words when the length scales are at a bound of theirs, in the members' median."""

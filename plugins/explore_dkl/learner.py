@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .link import LEAST, Link, better, evidence
+from .link import LEAST, Link, Record, better, evidence
 from .surrogate import Name, Surrogate, make
 
 Rows = NDArray[np.float64]
@@ -48,6 +48,8 @@ class Learner:
         self._judges = members if members > 1 else _JUDGES
         self._places = places
         self._fitted: dict[Name, int] = {}
+        self._history: Rows | None = None
+        self.record = Record()
         self._linked = 0
         self._told = ""
 
@@ -62,9 +64,14 @@ class Learner:
         self._models.clear()
         self._fitted.clear()
         self._linked = 0
+        self.record = Record()
 
-    def learn(self, cells: NDArray[np.int64], y: Rows, sigma: Rows) -> None:
-        """Bring the model up to these valid observations: cells (n,) of the candidates, values y and sigma (n,)."""
+    def learn(self, cells: NDArray[np.int64], y: Rows, sigma: Rows, history: Rows | None = None) -> None:
+        """Bring the model up to these valid observations: cells (n,) of the candidates, values y and sigma (n,).
+
+        history: (n, h), what earlier measurements may have done to each.
+        """
+        self._history = history
         faults: dict[Name, str] = {}
         self.model, self.fault = None, ""
         for name in self.features:
@@ -101,10 +108,10 @@ class Learner:
         model, before = self._models[name], self._fitted.get(name, 0)
         X = self.features[name][cells]
         if not before or model.fault or len(y) - before >= max(1, min(self.refit_every, before // 3)):
-            model.fit(X, y, sigma)
+            model.fit(X, y, sigma, self._history)
             self._fitted[name] = len(y)
         else:
-            model.update(X, y, sigma)
+            model.update(X, y, sigma, self._history)
         return model
 
     def _look_for_link(self, cells: NDArray[np.int64], y: Rows, sigma: Rows) -> None:
@@ -119,14 +126,14 @@ class Learner:
         if self._places is not None:
             place = self._judged("xy_gp", self._places, cells, y, sigma)
         before = self.link
-        self.link = evidence(judged.held_out(), place.held_out() if place is not None else None)
+        self.link = evidence(judged.held_out(), place.held_out() if place is not None else None, self.record)
         if self.link.seen != before.seen or before.observations < LEAST:
             self._say(str(self.link))
 
     def _judged(self, name: Name, X: Rows, cells: NDArray[np.int64], y: Rows, sigma: Rows) -> Surrogate:
         """Return an ensemble of that kind of model, fitted so that each member leaves a part out."""
         made = make(name, X, self._seed, members=self._judges, threads=self._threads)
-        made.fit(X[cells], y, sigma)
+        made.fit(X[cells], y, sigma, self._history)
         return made
 
     def _tell(self, words: str) -> None:

@@ -18,6 +18,7 @@ from scipy import ndimage
 from probeloop.api import DropInError
 
 Rows = NDArray[np.float64]
+_KNEE = 3.0  # spreads from the median; beyond, a pixel counts by its logarithm
 FEATURES = ("value", "mean", "spread", "slope", "curvature", "lowest", "highest")  # of one channel, see `features`
 
 
@@ -60,15 +61,20 @@ def channels(images: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> dict
 
 
 def standardised(values: Rows) -> Rows:
-    """Return a channel less its median, over 1.48 times its median absolute deviation (or its deviation, if larger).
+    """Return a channel less its median, over 1.48 times its median absolute deviation; far values by their logarithm.
 
-    Pixels that are not measured get 0. Glitches beyond 6 are held there: one of them would dwarf all else.
+    Failed fits leave values a thousand times those of the film: neither do they set the unit, nor does one of them
+    dwarf all else. Where more than half of the pixels are equal, the others make the unit. What is not measured gets
+    0.
     """
     known = values[np.isfinite(values)]
     middle = float(np.median(known))
-    spread = max(1.4826 * float(np.median(np.abs(known - middle))), 0.5 * float(known.std()))
+    off = np.abs(known - middle)
+    spread = 1.4826 * float(np.median(off) or np.median(off[off > 0]))
     made: Rows = np.nan_to_num((values - middle) / spread, nan=0.0)
-    return np.clip(made, -6.0, 6.0)
+    far = np.abs(made) > _KNEE
+    made[far] = np.sign(made[far]) * (_KNEE + np.log1p(np.abs(made[far]) - _KNEE))
+    return made
 
 
 def cut(images: Mapping[str, NDArray[Any]], shape: tuple[int, int], size: int) -> Patches:

@@ -21,10 +21,13 @@ from .reduction import components
 from .surrogate import Name
 from .target import Target
 from .traps import Trap
-from .validity import probability_valid
+from .validity import oddness, probability_valid
 
 Rows = NDArray[np.float64]
 _FEW = 4  # components in which a rare kind of place is looked for
+_MANY = 16  # components by which a place is usual or odd
+_KIND, _ODD = 0.7, 0.15  # how far a measurement speaks for its kind [spreads], and for what is as odd [ranks]
+_LIKELY = 0.7  # places that are less likely to be valid are left out, as long as there are others
 
 
 class Learning(Settings):
@@ -35,7 +38,7 @@ class Learning(Settings):
     [spreads of the values]. beta: weight of uncertainty in upper_confidence_bound, mean + sqrt(beta) sigma.
     travel_cost: of a way across the whole map, dose_cost: of a place that others were measured right beside;
     [nats] for expected_improvement, else [spreads of the values]. dose_radius, spacing: how far a measurement
-    reaches, and how near to one no other is made [pixels]. seed_points: measured before anything is learned.
+    reaches, about, and how near to one no other is made [pixels]. seed_points: measured before anything is learned.
     seeding: how they are spread. refit_every: at most so many observations between two fits from the beginning.
     ensemble: models side by side. avoid_failures: keep away from where measurements fail. escape: leave when going
     round in circles. threads: of a fit.
@@ -93,6 +96,7 @@ class _Learned(Policy):
         self._learned = -1
         self._allowed = np.ones(len(self._cells), bool)
         self._latent = self._cells.places
+        self._alike = [self._cells.places / p.patch]
         made = self._features(shape, images)
         seed = int(self.rng.integers(2**31))
         self._learner = Learner(
@@ -125,6 +129,9 @@ class _Learned(Policy):
             self._trap = Trap(max(2.0, self.parameters.patch / 2))
         for each in observations:
             cell = self._cells.tell(each)
+            if cell is not None and self._cells.valid[-1] and not each.again:
+                foretold = self._maps.get("prediction")
+                self._learner.record.tell(each.value, None if foretold is None else float(foretold[cell]))
             if each.again or cell is None or self._seeds or not self.parameters.escape:
                 continue
             values = self._cells.values[self._cells.valid]
@@ -152,7 +159,7 @@ class _Learned(Policy):
         if len(y) == self._learned:
             return
         self._learned = len(y)
-        self._learner.learn(cells, y, sigma)
+        self._learner.learn(cells, y, sigma, self._cells.history(self.parameters.dose_radius))
         model = self._learner.model
         if model is not None:
             mean, deviation = model.predict(self._learner.X)
@@ -179,6 +186,8 @@ class _Learned(Policy):
         if self.parameters.edges == "mask":
             self._allowed = patches.inside
         self._latent = components(patches.rows, _FEW)(patches.rows)
+        whole = components(patches.rows, _MANY)(patches.rows)
+        self._alike += [self._latent / _KIND, oddness(whole) / _ODD]
 
     def _next(self, n: int, taken: list[int]) -> list[int]:
         """Return up to n cells by what is learned; at random where nothing is."""
@@ -187,19 +196,21 @@ class _Learned(Policy):
         free[taken] = False
         if n <= 0 or not free.any():
             return []
+        likely = self._valid()
+        free &= likely >= min(_LIKELY, float(np.median(likely[free])))
         self.learn_now()
         if self._learner.model is None:
             return [int(cell) for cell in self.rng.permutation(np.flatnonzero(free))[:n]]
-        return acquisition.choose(n, free, self._worth(free, taken))
+        return acquisition.choose(n, free, self._worth(free, taken, likely))
 
-    def _worth(self, free: NDArray[np.bool_], taken: list[int]) -> Any:
-        """Return a function that says what each candidate is worth once some are chosen."""
+    def _worth(self, free: NDArray[np.bool_], taken: list[int], likely: Rows) -> Any:
+        """Return a function that says what each candidate is worth once some are chosen; likely: to be valid."""
         p, cells, model, X = self.parameters, self._cells, self._learner.model, self._learner.X
         assert model is not None
         mean, start = self._maps["prediction"], self._maps["uncertainty"]
         measured, y, _ = cells.learned()
         scale, best = Target(y).spread, float(mean[measured].max())
-        fixed = self._log_valid() - p.dose_cost * self._dose()
+        fixed = np.log(likely) - p.dose_cost * self._dose()
         sigma, counted = start, 0
         waiting = [*cells.pending, *taken]
 
@@ -243,16 +254,12 @@ class _Learned(Policy):
                 made += np.exp(-0.5 * squared / self.parameters.dose_radius**2)
         return made
 
-    def _log_valid(self) -> Rows:
-        """Return the log probability (N,) that a measurement is valid, by place and by kind of place."""
+    def _valid(self) -> Rows:
+        """Return the probability (N,) that a measurement is valid, by place, by kind of place, and by its oddness."""
         cells = self._cells
-        if not self.parameters.avoid_failures or cells.valid.all():
-            return np.zeros(len(cells))
-        near = np.full(2, float(self.parameters.patch))
-        by_place = probability_valid(cells.places, cells.cells, cells.valid, near)
-        by_kind = probability_valid(self._latent, cells.cells, cells.valid, 0.7 * self._latent.std(axis=0) + 1e-9)
-        made: Rows = np.log(np.minimum(by_place, by_kind))
-        return made
+        if not self.parameters.avoid_failures:
+            return np.ones(len(cells))
+        return probability_valid(self._alike, cells.cells, cells.valid)
 
     def _say(self, words: str) -> None:
         """Keep a notice."""

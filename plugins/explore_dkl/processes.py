@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from .calibration import NONE, calibrate
 from .folds import split
 from .gaussian import Diverged, Kernels, Shape, Singular, cholesky
 from .library import pinned
@@ -21,23 +23,21 @@ MOST = 96  # observations that a member is trained on; it predicts from all
 _GENTLY = 0.3  # the pace of an update, whose first steps would else be as wide as those of a beginning
 _CHUNK = 512  # candidates at a time
 _WAVES = 512  # of a random draw
-_FIRST = 8  # features in which candidates are like observations
-_CALIBRATION = (0.3, 3.0)  # bounds of what all sigmas are multiplied by
-_DOUBT = 15.0  # observations whose weight the belief in the model's own sigma has
 
 
 class GaussianProcess:
     """Members of one shape, trained on different parts of the observations, that predict as a mixture.
 
-    The mixture's mean is the mean over members; its variance is theirs and that of their means. All sigmas are
-    multiplied by one factor that sets 90 % of the held-out observations inside their 90 % interval; as long as there
-    are few observations, it stays near 1.
+    The mixture's mean is the mean over members; its variance is theirs and that of their means. What is fitted as
+    noise beyond the observations' own standard errors is what the features do not tell of a place, and belongs to its
+    value; where no standard errors are given, it can't be told from noise and counts as such. All sigmas but the
+    standard errors are multiplied by what held-out observations ask for, see `calibration`.
     """
 
     def __init__(self, reduction: Reduction, X_all: Rows, shape: Shape, seed: int = 0, threads: int = 1) -> None:
         self.fault = self.remark = ""
         self.noise = 0.0
-        self.factor, self._threads = 1.0, threads
+        self.calibration, self._threads = NONE, threads
         self._reduction, self._shape = reduction, msgspec.structs.replace(shape, inputs=reduction.width)
         chance = np.random.default_rng(seed)
         typical = chance.choice(len(X_all), min(512, len(X_all)), replace=False)
@@ -47,20 +47,20 @@ class GaussianProcess:
         self._reduced: tuple[Rows, Any] | None = None
         self._seen: dict[str, Any] = {}
 
-    def fit(self, X: Rows, y: Rows, sigma: Rows) -> None:
+    def fit(self, X: Rows, y: Rows, sigma: Rows, history: Rows | None = None) -> None:
         """Learn from the beginning; a fit that fails is tried once more from another beginning, then `fault` says it.
 
-        X (n, d), y (n,), sigma (n,).
+        X (n, d), y (n,), sigma (n,), history (n, h).
         """
         self._kernels = None
-        self._learn(X, y, sigma)
+        self._learn(X, y, sigma, history)
 
-    def update(self, X: Rows, y: Rows, sigma: Rows) -> None:
+    def update(self, X: Rows, y: Rows, sigma: Rows, history: Rows | None = None) -> None:
         """Go on from the last fit; where there is none, or it was faulty, fit."""
         if self._kernels is None or self.fault:
-            self.fit(X, y, sigma)
+            self.fit(X, y, sigma, history)
         else:
-            self._learn(X, y, sigma)
+            self._learn(X, y, sigma, history)
 
     def predict(self, X: Rows) -> tuple[Rows, Rows]:
         """Return mean and standard deviation (N,) of the value itself, in y's units."""
@@ -68,8 +68,8 @@ class GaussianProcess:
             return np.full(len(X), self._target.middle), np.full(len(X), self._target.spread)
         seen = self._look(X)
         mean = seen["mean"].mean(0)
-        variance = seen["variance"].mean(0) + seen["mean"].var(0)
-        return self._target.back(mean), self.factor * np.sqrt(variance) * self._target.slope(mean)
+        variance = seen["variance"].mean(0) + seen["mean"].var(0) + self._untold
+        return self._target.back(mean), self.calibration(mean) * np.sqrt(variance) * self._target.slope(mean)
 
     def covariance(self, X: Rows, at: Rows) -> Rows:
         """Return the covariance (N,) of the values at X with that at `at` (d,), in y's units squared."""
@@ -82,10 +82,11 @@ class GaussianProcess:
             v = torch.linalg.solve_triangular(self._factor, k.covariance(self._z, z), upper=False)
             means = (k.mean + torch.bmm(k.covariance(z, self._z), self._alpha))[:, 0, 0].numpy()
             within = (column - torch.bmm(v.mT, seen["v"]))[:, 0].mean(0).numpy()
-        all_means = seen["mean"]
-        between = ((all_means - all_means.mean(0)) * (means - means.mean())[:, None]).mean(0)
-        slopes = self._target.slope(all_means.mean(0)) * float(self._target.slope(means.mean()))
-        made: Rows = self.factor**2 * (within + between) * slopes
+        middle, there = seen["mean"].mean(0), means.mean(keepdims=True)
+        between = ((seen["mean"] - middle) * (means - there)[:, None]).mean(0)
+        own = self._untold * (at == X).all(axis=1)
+        units = [self._target.slope(each) * self.calibration(each) for each in (middle, there)]
+        made: Rows = (within + between + own) * units[0] * units[1]
         return made
 
     def sample(self, X: Rows, rng: np.random.Generator) -> Rows:
@@ -110,21 +111,21 @@ class GaussianProcess:
                 @ torch.from_numpy(weights)
                 for z in (seen["z"], self._z)
             )
-            deviations = np.sqrt(k.noises(self._sigma)[j].numpy())
-            off = (
-                self._y[j] - k.mean[j, 0, 0] - here - torch.from_numpy(deviations * rng.normal(size=len(deviations)))
-            )
+            wear = math.sqrt(float(k.worn(torch.ones(1, 1, 1), torch.ones(1, 1, 1))[j]))
+            errors = np.sqrt(k.noises(self._sigma)[j].numpy()) * rng.normal(size=len(here))
+            errors += wear * self._history[j].numpy() @ rng.normal(size=self._history.shape[2])
+            off = self._y[j] - k.mean[j, 0, 0] - here - torch.from_numpy(errors)
             solved = torch.cholesky_solve(off[:, None], self._factor[j])
             cross = k.member(j).covariance(seen["z"][j : j + 1], self._z[j : j + 1])[0]
             drawn = k.mean[j, 0, 0] + prior + (cross @ solved)[:, 0]
-        middle = seen["mean"].mean(0)
-        return self._target.back(middle + self.factor * (drawn.numpy() - middle))
+        middle, own = seen["mean"].mean(0), np.sqrt(self._untold) * rng.normal(size=len(X))
+        return self._target.back(middle + self.calibration(middle) * (drawn.numpy() + own - middle))
 
     def held_out(self) -> HeldOut | None:
         """Return how well it predicts what it has not seen, or None where the last fit was faulty."""
         return None if self.fault else self._held
 
-    def _learn(self, X: Rows, y: Rows, sigma: Rows) -> None:
+    def _learn(self, X: Rows, y: Rows, sigma: Rows, history: Rows | None) -> None:
         self._target = Target(y)
         self._seen, self._held, self.remark = {}, None, ""
         self.fault = few_or_constant(y, self._target)
@@ -137,6 +138,8 @@ class GaussianProcess:
             self._x = torch.from_numpy(self._reduction(X))
             self._y = torch.from_numpy(self._target.forward(y)).expand(m, -1)
             self._sigma = torch.from_numpy(np.minimum(errors, 10.0)).expand(m, -1)
+            past = np.zeros((len(y), 1)) if history is None else history
+            self._history = torch.from_numpy(past).expand(m, -1, -1)
             self._parts = split(len(y), m)
             self.fault = self._attempt()
             if self.fault:
@@ -147,8 +150,7 @@ class GaussianProcess:
                 return
             assert self._kernels is not None
             self.remark = self._kernels.at_bound()
-            noise = np.sqrt(self._kernels.noises(torch.zeros(m, 1)).mean().item())
-            self.noise = float(noise) * self._target.spread
+            self.noise = float(np.sqrt(np.mean(self._measuring()))) * self._target.spread
 
     def _attempt(self) -> str:
         """Learn, from the beginning where there are no kernels yet, and condition; return what went wrong."""
@@ -158,11 +160,11 @@ class GaussianProcess:
             if self._kernels is None:
                 self._kernels = Kernels(self._shape, seed, self._typical)
                 steps, pace = self._shape.steps, 1.0
-            x, y, sigma = (self._of(each, self._parts.trained(MOST, seed)) for each in self._data())
-            self._kernels.learn(x, y, sigma, steps, pace)
+            x, y, sigma, history = (self._of(each, self._parts.trained(MOST, seed)) for each in self._data())
+            self._kernels.learn(x, y, sigma, history, steps, pace)
             k = self._kernels
             self._z = k.features(self._x)
-            covariance = k.covariance(self._z, self._z)
+            covariance = k.covariance(self._z, self._z) + k.worn(self._history, self._history)
             self._factor = cholesky(covariance + diagonal(k.noises(self._sigma)))
             self._alpha = (self._y[:, :, None] - k.mean).cholesky_solve(self._factor)
             self._hold_out()
@@ -172,8 +174,23 @@ class GaussianProcess:
             return str(error)
         return ""
 
-    def _data(self) -> tuple[Any, Any, Any]:
-        return self._x.expand(self._shape.members, *self._x.shape), self._y, self._sigma
+    def _data(self) -> tuple[Any, Any, Any, Any]:
+        return self._x.expand(self._shape.members, *self._x.shape), self._y, self._sigma, self._history
+
+    @property
+    def _nugget(self) -> float:
+        """The variance that is fitted besides the standard errors, mean over members."""
+        return float((self._kernels.noises(self._sigma) - self._sigma**2).mean()) if self._kernels else 0.0
+
+    @property
+    def _untold(self) -> float:
+        """The variance of a value that its features do not tell; 0 where it can't be told from noise."""
+        return self._nugget if bool((self._sigma > 0).any()) else 0.0
+
+    def _measuring(self) -> Rows:
+        """Return the variance (n,) that measuring gives each observation."""
+        errors: Rows = self._sigma[0].numpy() ** 2
+        return errors + self._nugget - self._untold
 
     @staticmethod
     def _of(values: Any, rows: NDArray[np.int64]) -> Any:
@@ -211,24 +228,13 @@ class GaussianProcess:
         """Score the observations that a member was not trained on, or each alone where there is one member."""
         y = self._y[0].numpy()
         mean, variance = self._alone() if self._shape.members == 1 else self._others()
-        known, width = np.isfinite(mean), 1.0
+        known, measuring = np.isfinite(mean), self._measuring()
+        own, factors = np.maximum(variance - measuring, 1e-10), np.ones(len(y))
+        self.calibration = NONE
         if known.sum() >= LEAST:
-            off = np.abs(y - mean)[known] / np.sqrt(variance[known])
-            weight = self._stands_for()[known]
-            counted = float(weight.sum() ** 2 / (weight**2).sum())
-            # of few errors, each by some of the members, the largest is no bound yet: split conformal prediction
-            level = 0.9 if self._shape.members == 1 else min(0.9 * (counted + 1) / counted, 1.0)
-            width = weighted_quantile(off, weight, level) / 1.6449
-            width = float(np.clip(width ** (counted / (counted + _DOUBT)), *_CALIBRATION))
-        self.factor = width
-        self._held = HeldOut(log_density(y, mean, variance * width**2), without_features(y, self._parts))
-
-    def _stands_for(self) -> Rows:
-        """Return how many candidates are most like each observation (n,), and one: what was chosen is not typical."""
-        seen, typical = self._x.numpy()[:, :_FIRST], self._typical[:, :_FIRST]
-        squared = (typical**2).sum(1)[:, None] + (seen**2).sum(1) - 2 * typical @ seen.T
-        made: Rows = np.bincount(squared.argmin(axis=1), minlength=len(seen)).astype(np.float64) + 1.0
-        return made
+            self.calibration, factors[known] = calibrate(y[known], mean[known], own[known], measuring[known])
+        variance = factors**2 * own + measuring
+        self._held = HeldOut(log_density(y, mean, variance), without_features(y, self._parts))
 
     def _alone(self) -> tuple[Rows, Rows]:
         """Return mean and variance of each observation given all others (Sundararajan and Keerthi, 2001)."""
@@ -243,30 +249,21 @@ class GaussianProcess:
         if rows is None or k is None:
             return np.full(n, np.nan), np.full(n, np.nan)
         with pinned(self._threads) as torch:
-            z, y, noise = (self._of(each, rows) for each in (self._z, self._y, k.noises(self._sigma)))
-            factor = cholesky(k.covariance(z, z) + diagonal(noise))
+            each = (self._z, self._y, k.noises(self._sigma), self._history)
+            z, y, noise, history = (self._of(one, rows) for one in each)
+            factor = cholesky(k.covariance(z, z) + diagonal(noise) + k.worn(history, history))
             alpha = (y[:, :, None] - k.mean).cholesky_solve(factor)
-            cross = k.covariance(z, self._z)
+            cross = k.covariance(z, self._z) + k.worn(history, self._history)
             v = torch.linalg.solve_triangular(factor, cross, upper=False)
             means = (k.mean + torch.bmm(cross.mT, alpha))[:, :, 0].numpy()
-            variances = (k.variance() - (v * v).sum(1)).clamp_min(1e-10) + k.noises(self._sigma)
+            worn = k.worn(self._history, self._history).diagonal(dim1=1, dim2=2)
+            variances = (k.variance() + worn - (v * v).sum(1)).clamp_min(1e-10) + k.noises(self._sigma)
         unseen = np.zeros(means.shape)
         for j, held in enumerate(self._parts.held):
             unseen[j, held] = 1.0
         unseen /= unseen.sum(axis=0)
         mean: Rows = (unseen * means).sum(axis=0)
         return mean, (unseen * (variances.numpy() + (means - mean) ** 2)).sum(axis=0)
-
-
-def weighted_quantile(values: Rows, weights: Rows, level: float) -> float:
-    """Return the value (n,) below which the share `level` of the weights (n,) lies.
-
-    >>> weighted_quantile(np.array([3.0, 1.0, 2.0]), np.array([1.0, 1.0, 8.0]), 0.9)
-    2.0
-    """
-    order = np.argsort(values)
-    reached = np.cumsum(weights[order]) / weights.sum()
-    return float(values[order][min(int(np.searchsorted(reached, level - 1e-12)), len(values) - 1)])
 
 
 def few_or_constant(y: Rows, target: Target) -> str:

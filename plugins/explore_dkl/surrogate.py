@@ -7,8 +7,10 @@
 
 X (n, d) float64 are rows of the features the model was made with: patches for `deep_kernel` and `pca_gp`, places
 (x, y) for `xy_gp`, simple features for `best_feature`. y (n,) are values in any unit, sigma (n,) their standard
-errors in it (0 or NaN = unknown). Invalid observations must be left out by the caller. Everything random follows
-from `seed`; one thread; the same calls give the same numbers.
+errors in it (0 or NaN = unknown). history (n, h) is what earlier measurements may have done to each observation, in
+any unit, 0 = nothing: what goes with it is learned, and predictions are those of untouched places. Invalid
+observations must be left out by the caller. Everything random follows from `seed`; one thread; the same calls give
+the same numbers.
 """
 
 from __future__ import annotations
@@ -37,19 +39,19 @@ class HeldOut(msgspec.Struct, frozen=True):
 class Surrogate(Protocol):
     """A model of value over features. fault: in words why the last fit is not to be trusted, "" = it is.
 
-    noise: standard deviation of a repeated measurement, in y's units, as fitted. remark: what a reader of the
-    predictions should know of the last fit (a length scale at its bound), "" = nothing.
+    noise: standard deviation of a repeated measurement, in y's units: what sigma says, else as fitted. remark: what a
+    reader of the predictions should know of the last fit (a length scale at its bound), "" = nothing.
     """
 
     fault: str
     remark: str
     noise: float
 
-    def fit(self, X: Rows, y: Rows, sigma: Rows) -> None:
+    def fit(self, X: Rows, y: Rows, sigma: Rows, history: Rows | None = None) -> None:
         """Learn from the beginning. X (n, d), y (n,), sigma (n,). What is wrong with the numbers is a fault."""
         ...
 
-    def update(self, X: Rows, y: Rows, sigma: Rows) -> None:
+    def update(self, X: Rows, y: Rows, sigma: Rows, history: Rows | None = None) -> None:
         """Go on from the last fit with all observations so far, at a fraction of its cost."""
         ...
 

@@ -11,7 +11,6 @@ from probeloop.plugins.explore_dkl.folds import split
 from probeloop.plugins.explore_dkl.patches import cut, edge_mask, features, standardised
 from probeloop.plugins.explore_dkl.reduction import components
 from probeloop.plugins.explore_dkl.target import Target
-from probeloop.plugins.explore_dkl.validity import probability_valid
 from scipy import integrate, stats
 
 from probeloop.api import DropInError
@@ -40,7 +39,7 @@ def test_what_is_not_measured_counts_nothing_and_a_glitch_does_not_dwarf_the_res
     image[2, 3], image[8:, :] = 1e9, np.nan
     made = cut({"a": image}, image.shape, 3)
     assert np.isfinite(made.rows).all()
-    assert np.abs(made.rows).max() <= 6
+    assert np.abs(made.rows).max() < 30  # 3 and a logarithm
     assert made.rows[:, 4].reshape(image.shape)[:8].std() > 0.5
     inside = made.inside.reshape(image.shape)
     assert inside[6, 5]
@@ -178,14 +177,3 @@ def test_components_are_those_of_the_covariance() -> None:
     first = np.linalg.svd(rows - rows.mean(0), full_matrices=False)[0][:, 0]
     assert abs(np.corrcoef(first, made[:, 0])[0, 1]) == pytest.approx(1.0)
     assert components(np.outer(np.arange(9.0), np.ones(4)), 3).width == 1
-
-
-def test_failures_make_their_surroundings_unlikely() -> None:
-    y, x = np.mgrid[:20, :20]
-    places = np.stack([y.ravel(), x.ravel()], axis=1).astype(float)
-    measured = np.array([21, 22, 41, 42, 300, 310, 390])
-    valid = np.array([False] * 4 + [True] * 3)
-    made = probability_valid(places, measured, valid, np.array([3.0, 3.0]))
-    assert made[43] < 0.3
-    assert made[301] > 0.6
-    assert (probability_valid(places, measured, np.ones(7, bool), np.array([3.0, 3.0])) == 1).all()

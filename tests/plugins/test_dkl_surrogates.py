@@ -68,7 +68,8 @@ def test_prediction_and_covariance_are_those_of_the_textbook(name: Name) -> None
     posterior = kernel(z, z) - cross @ inverse @ cross.T
     found, deviation = model.predict(ROWS[name])
     np.testing.assert_allclose(found, target.back(mean), atol=1e-6)
-    unit = model.factor * target.slope(mean)
+    unit = model.calibration(mean) * target.slope(mean)
+    posterior += np.eye(N) * float(noise[0] - (sigma / target.slope(target.forward(y)))[0] ** 2)  # what is not told
     np.testing.assert_allclose(deviation, unit * np.sqrt(np.diag(posterior)), rtol=1e-4, atol=1e-5)
     covariance = model.covariance(ROWS[name], ROWS[name][17])
     np.testing.assert_allclose(covariance, unit * unit[17] * posterior[:, 17], atol=1e-5)
