@@ -24,7 +24,7 @@ def kill(victim: str) -> Callable[[ChaosRig, random.Random], Outcome]:
 
     def inject(rig: ChaosRig, rng: random.Random) -> Outcome:
         old, before = rig.pid(victim), rig.pids(victim)
-        since = _send(old, signal.SIGKILL)
+        since = send(old, signal.SIGKILL)
         if victim == POLICY:
             return commander_lost(rig, old, before, since)
         rig.until(lambda: rig.pid(victim) not in (0, old), f"another {victim}")
@@ -80,9 +80,9 @@ def stop(victim: str) -> Callable[[ChaosRig, random.Random], Outcome]:
 
     def inject(rig: ChaosRig, rng: random.Random) -> Outcome:
         pid, before = rig.pid(victim), rig.pids(*(PLUGINS.keys() & {victim}))  # its watchdog may replace a plug-in
-        _send(pid, signal.SIGSTOP)
+        send(pid, signal.SIGSTOP)
         threading.Event().wait(rng.uniform(0.1, 2.0 if victim == "guard" else LONGEST_STOP_S))
-        went_on = _send(pid, signal.SIGCONT)
+        went_on = send(pid, signal.SIGCONT)
         problems: tuple[str, ...] = ()
         ended = False
         if victim == POLICY:
@@ -102,11 +102,11 @@ def stop(victim: str) -> Callable[[ChaosRig, random.Random], Outcome]:
 def stop_instrument(rig: ChaosRig, rng: random.Random) -> Outcome:
     """Row 4: nobody in that process can help; the guard closes the shutter, and it stays closed."""
     before = rig.pids()
-    since = _send(rig.pid(INSTRUMENT), signal.SIGSTOP)
+    since = send(rig.pid(INSTRUMENT), signal.SIGSTOP)
     rig.until(lambda: rig.shutter.closed_after(since) is not None, "a closed shutter", 20.0)
     took = rig.shutter.closed_after(since)
     threading.Event().wait(rng.uniform(0.0, 1.0))
-    went_on = _send(rig.pid(INSTRUMENT), signal.SIGCONT)
+    went_on = send(rig.pid(INSTRUMENT), signal.SIGCONT)
     rig.until(lambda: _faulted(rig), "a latched gate", 20.0)
     problems = survivors(rig, before)
     if rig.shutter.opened_after(went_on):
@@ -163,7 +163,7 @@ def kill_supervisor(rig: ChaosRig, rng: random.Random) -> Outcome:
 
 
 def _end(rig: ChaosRig, pid: int, victim: str) -> Outcome:
-    since = _send(pid, signal.SIGKILL)
+    since = send(pid, signal.SIGKILL)
     problems: tuple[str, ...] = ()
     if not rig.leave():
         problems += ("the bench left the bus last: what it left behind is not judged",)
@@ -190,7 +190,7 @@ def kill_window(rig: ChaosRig, rng: random.Random) -> Outcome:
     found = [pid for pid, name in processes_of(rig.name).items() if name == "window"]
     if not found:
         return Outcome("failed", problems=("there is no window",))
-    since = _send(found[0], signal.SIGKILL)
+    since = send(found[0], signal.SIGKILL)
     rig.until_event(_is("window", "off"), since, "a word of the supervisor's", 20.0)
     rig.all_flows(time.monotonic_ns())
     return Outcome("contained", None, 1, problems=survivors(rig, before))
@@ -200,7 +200,8 @@ def _is(target: str, state: str) -> Callable[[control.Event], bool]:
     return lambda e: isinstance(e, control.StateChange) and (e.target, e.state) == (target, state)
 
 
-def _send(pid: int, number: signal.Signals) -> int:
+def send(pid: int, number: signal.Signals) -> int:
+    """Send a signal to a process that may be gone; return when [ns]."""
     now = time.monotonic_ns()
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
