@@ -204,7 +204,8 @@ def _bars(shown: dict[str, Any]) -> tuple[str, list[str]]:
     """Return the axis that all histograms share, in words, and each of them as a line of blocks on it."""
     ends = [end for each in shown.values() for low, high, _ in each["bins"] for end in (low or 1.0, high or low * 2)]
     first, last = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
-    width = max(1, last - first) * _A_DECADE
+    last = max(last, first + 1)
+    width = (last - first) * _A_DECADE
     lines = []
     for each in shown.values():
         heights = [0] * width
