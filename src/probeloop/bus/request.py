@@ -122,7 +122,7 @@ class Server:
             if active not in still:
                 active.delete()
         self._answered = still
-        for asked in tuple(self._open):
+        for asked in tuple(self._open) if self._open else ():
             if asked.active is not None and not asked.active.is_connected:
                 asked.active.delete()
                 asked.active = None
