@@ -47,6 +47,8 @@ def _service(bus: Bus, name: str) -> Any:
 class _Asked:
     """A request that is being answered. active: None once it is, or once nobody waits for the answer."""
 
+    __slots__ = ("__weakref__", "active", "answered")
+
     def __init__(self, active: Any) -> None:
         self.active, self.answered = active, False
 
@@ -71,7 +73,7 @@ class Server:
             self._port: Any = bus.retry(make, f"serve {service!r}")
             reserve(bus, self._port, f"the service {service!r}")
         self._answered: list[Any] = []
-        self._open: weakref.WeakSet[_Asked] = weakref.WeakSet()
+        self._open: list[weakref.ref[_Asked]] = []
 
     def receive(self) -> list[tuple[bytes, Respond]]:
         """Return every waiting request with the function that answers it; answering twice raises BusError.
@@ -96,7 +98,7 @@ class Server:
 
     def _responder(self, request: Any) -> Respond:
         asked = _Asked(request)
-        self._open.add(asked)
+        self._open.append(weakref.ref(asked))
 
         def respond(body: bytes) -> None:
             if asked.answered:
@@ -122,12 +124,16 @@ class Server:
             if active not in still:
                 active.delete()
         self._answered = still
-        for asked in tuple(self._open) if self._open else ():
-            if asked.active is not None and not asked.active.is_connected:
+        open_, self._open = self._open, []
+        for each in open_:
+            asked = each()
+            if asked is None or asked.active is None:
+                continue
+            if asked.active.is_connected:
+                self._open.append(each)
+            else:
                 asked.active.delete()
                 asked.active = None
-            if asked.active is None:
-                self._open.discard(asked)
 
     def hear(self) -> None:
         """Empty the wake-up event."""
