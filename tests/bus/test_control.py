@@ -17,7 +17,7 @@ from probeloop.bus.heartbeat import Heartbeat, Pulse
 from probeloop.bus.ledger import BEAT_NS, CREDIT, PULSE, Ledger
 from probeloop.bus.node import Bus, shared_memory_folder
 from probeloop.bus.publish import Publisher
-from probeloop.bus.request import _CLIENT_BYTES, _SERVER_BYTES, Client, Server
+from probeloop.bus.request import _CLIENT_BYTES, _SERVER_BYTES, Client, Respond, Server
 from probeloop.bus.stats import PublisherStats, Rates, ReaderStats, rates
 from probeloop.bus.subscribe import Poller, Subscriber
 from probeloop.data.errors import BusError, SharedMemoryError
@@ -94,6 +94,33 @@ def test_no_server_no_answer_and_a_dropped_request_are_one_line(bus: Bus) -> Non
     with pytest.raises(BusError, match="nobody serves"):
         client.call(b"anyone")
     client.close()
+
+
+def test_who_gives_up_and_asks_again_is_heard_and_ends_no_server(bus: Bus) -> None:
+    """A server that answers later, as a link to another host does while that does not answer."""
+    server, client = Server(bus, "gate"), Client(bus, "gate")
+    waiting: list[tuple[bytes, Respond]] = []
+    for number in range(10):
+        question = client.ask(b"%d" % number)
+        waiting += server.receive()
+        question.close()
+    assert [body for body, _ in waiting] == [b"%d" % number for number in range(10)]
+    for _, respond in waiting:
+        respond(b"too late")
+    several = [client.ask(b"a"), client.ask(b"b")]
+    later = server.receive()
+    for question in several:  # given up, and asked anew before the server has looked
+        question.close()
+    question = client.ask(b"c")
+    while not (asked := server.receive()):
+        pass
+    asked[0][1](b"yes")
+    assert question.reply() == b"yes"
+    for _, respond in later:
+        respond(b"too late")
+    question.close()
+    client.close()
+    server.close()
 
 
 def test_an_answer_is_given_once(bus: Bus) -> None:

@@ -72,6 +72,25 @@ def test_a_short_cut_loses_nothing(two: Hosts) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_data_connection_that_zeromq_gave_up_is_made_again(two: Hosts) -> None:
+    _, source, mirror, reader, events = joined(two)
+    send(source, 0)
+    read(two, reader, 1)
+    socket = mirror.link.calling._sockets[1]
+    socket.disconnect(str(mirror.link.endpoint))  # as it does by itself when a byte was damaged on the way
+    two.until(lambda: not mirror.link.calling.send(1, b""), "a broken data connection")
+    for value in range(1, 20):
+        send(source, value)
+    got = read(two, reader, 19)
+    assert [int(block.data.flat[0]) for block in got] == list(range(1, 20))
+    assert mirror.cuts == 1
+    assert mirror.landings["camera"].lost == 0
+    assert mirror.link.welcome is not None
+    for each in (reader, events):
+        each.close()
+
+
+@pytest.mark.usefixtures("impatient")
 def test_after_a_long_cut_it_goes_on_and_names_what_is_gone(two: Hosts) -> None:
     proxy, source, mirror, reader, events = joined(two)
     send(source, 0)

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 from bus_words import frames, send
 
-from probeloop.bus import publish, subscribe
+from probeloop.bus import publish, subscribe, wait
 from probeloop.bus.node import Bus
 from probeloop.bus.publish import Publisher
 from probeloop.bus.subscribe import Subscriber
+from probeloop.bus.wait import Poller
 
 
 def test_a_polling_reader_never_sleeps(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,16 +24,36 @@ def test_a_polling_reader_never_sleeps(bus: Bus, monkeypatch: pytest.MonkeyPatch
         raise AssertionError("it slept")
 
     monkeypatch.setattr(subscribe, "timed_wait", must_not)
-    monkeypatch.setattr(subscribe, "_let_others_run", lambda: send(publisher, 3))
+    monkeypatch.setattr(subscribe, "let_others_run", lambda: send(publisher, 3))
     block = reader.receive(5.0)
     assert block is not None
     assert reader.receive(0.0) is None
     silent = Subscriber(bus, "silent", "newest", poll=True)
-    monkeypatch.setattr(subscribe, "_let_others_run", lambda: None)
+    monkeypatch.setattr(subscribe, "let_others_run", lambda: None)
     assert silent.receive(0.01) is None
     silent.close()
     reader.close()
     publisher.close()
+
+
+def test_a_polling_process_looks_at_everything_and_never_sleeps(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = Publisher(bus, "camera", 1 << 12)
+    publisher.announce(frames(), 1)
+    readers = [Subscriber(bus, topic, "lossless") for topic in ("camera", "silent")]
+    poller = Poller(bus, *readers)
+    monkeypatch.setattr(poller, "_set", None)  # what it would sleep at
+    monkeypatch.setattr(wait, "let_others_run", lambda: send(publisher, 3))
+    for _ in range(3):
+        assert poller.poll(5.0) == [readers[0]]
+        assert [block.count for block in readers[0].drain()] == [1]
+    monkeypatch.setattr(wait, "let_others_run", lambda: None)
+    began = time.monotonic()
+    assert poller.poll(0.01) == []
+    assert time.monotonic() - began >= 0.01
+    monkeypatch.undo()
+    poller.close()
+    for port in (*readers, publisher):
+        port.close()
 
 
 def test_blocks_of_a_brisk_stream_are_let_gather_and_a_slow_one_is_slept_for(

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from probeloop.bench.chaos.campaign import FAULTS, Campaign
+from probeloop.bench.chaos.campaign import FAULTS, STARTS, Campaign
 from probeloop.bench.chaos.leftovers import left_by
 from probeloop.bench.chaos.outcome import Fault, Outcome
 from probeloop.bench.chaos.rig import ChaosRig
@@ -21,15 +21,15 @@ from probeloop.data.errors import ProbeloopError
 SIGNALS = [fault.name for fault in FAULTS if fault.name.startswith(("kill-", "stop-")) and fault.victim != "window"]
 
 
-def test_a_rig_survives_a_few_kills_and_stops() -> None:
-    campaign = Campaign(1, ["kill-plugin", "stop-recorder", "kill-instrument"], per_rig=2)
+def test_a_rig_survives_two_kills_and_a_caller_without_keys() -> None:
+    campaign = Campaign(1, ["kill-plugin", "key-none", "kill-instrument"], per_rig=2)
     campaign.run(lambda: True)
     made = campaign.figures()
     assert not made["problems"], "\n".join(made["problems"])
     assert (made["corrupt"], made["leftovers"], made["failed"]) == (0, 0, 0)
-    assert made["kills"] == made["injections"] == 3
+    assert (made["kills"], made["injections"]) == (2, 3)
     assert made["faults"]["kill-instrument"]["stopped"] == 1
-    assert sum(row["contained"] for row in made["faults"].values()) == 2
+    assert made["faults"]["kill-plugin"]["contained"] == made["faults"]["key-none"]["refused"] == 1
     assert made["frames"] > 100
     assert made["record_cells_compared"] > 100
     assert made["frames_lost"] == 0
@@ -83,7 +83,7 @@ def test_corrupt_blocks_and_files_left_behind_are_counted_and_fail_the_bench(mon
 
 
 def test_an_unknown_fault_is_one_line_with_the_known_ones() -> None:
-    with pytest.raises(ProbeloopError, match=r"no fault is called kill-all.*kill-plugin.*stale-files.*keys"):
+    with pytest.raises(ProbeloopError, match=r"no fault is called kill-all.*kill-plugin.*key-none.*stale-files"):
         Campaign(1, ["kill-all"])
     done = subprocess.run(
         [sys.executable, "-m", "probeloop.cli", "bench", "chaos", "--faults", "kill-all"],
@@ -93,15 +93,32 @@ def test_an_unknown_fault_is_one_line_with_the_known_ones() -> None:
     assert done.stderr.startswith("probeloop: no fault is called kill-all")
 
 
+def test_every_row_that_is_asked_for_has_a_fault() -> None:
+    rows = {each.row for each in (*FAULTS, *STARTS)}
+    assert rows >= {*range(1, 6), *range(9, 18), 20, 22, 23, 24}
+
+
 def test_what_can_not_be_injected_is_reported_by_name_and_never_as_passed() -> None:
     lacking = Fault("lacking", 9, "", lambda rig, rng: Outcome("contained"), lacks=lambda: "no tool")
-    campaign = Campaign(1, ["lacking", "network"], faults=(lacking,))
+    campaign = Campaign(1, ["lacking"], faults=(lacking,))
     campaign.run(lambda: True)
     made = json.loads(json.dumps(campaign.figures()))
-    assert made["not_run"]["lacking"] == "no tool"
-    assert "relay" in made["not_run"]["network"]
+    assert made["not_run"] == {"lacking": "no tool"}
     assert made["faults"] == {}
     assert made["rigs"] == 0
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_faults_of_the_network_and_of_keys() -> None:
+    names = [fault.name for fault in FAULTS if fault.row in (23, 24) or fault.name.endswith("-relay")]
+    campaign = Campaign(23, names, per_rig=6)
+    campaign.run(lambda: all(row.outcomes for row in campaign.rows.values()))
+    made = campaign.figures()
+    assert not made["problems"], "\n".join(made["problems"])
+    assert (made["corrupt"], made["leftovers"], made["failed"]) == (0, 0, 0)
+    assert made["faults"]["network-deaf"]["stopped"] == made["faults"]["network-deaf"]["n"]
+    assert all(row["refused"] == row["n"] for row in made["faults"].values() if row["row"] == 24)
 
 
 @pytest.mark.chaos

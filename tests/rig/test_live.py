@@ -90,8 +90,14 @@ def test_a_rig_is_watched_while_its_loop_runs(instrument: str) -> None:
     assert whole["camera"]["p50"] == pytest.approx(1000, rel=0.06)
     assert whole["to_policy"]["p50"] == pytest.approx(8000, rel=0.06)
     assert 9000 * 0.94 < whole["software"]["p50"] < whole["physical"]["p99"]
+    for stage in whole.values():
+        assert sum(count for _, _, count in stage["bins"]) == stage["n"]
+        assert all(low < high for low, high, _ in stage["bins"])
     lines = words(found)
     assert any(line.split()[:1] == ["camera"] and line.endswith("s") for line in lines)
+    (policy,) = (line for line in lines if line.startswith("to the policy"))
+    assert "█" in policy  # every one of them took 8 ms
+    assert policy.count("█") == 1
     assert any(line.startswith("software, in all") for line in lines)
 
 

@@ -185,6 +185,16 @@ def faults_in(values: dict[str, object]) -> list[str]:
     return []
 
 
+def test_a_plugin_that_polls_has_a_process_of_its_own(tmp_path: Path) -> None:
+    polls = GOOD.replace('use = "annular_detector"', 'use = "annular_detector"\npolls = true')
+    instance, shared = transforms(load(written(tmp_path, polls)))["haadf"]
+    assert instance.polls
+    assert not shared
+    instance, shared = transforms(load(written(tmp_path, GOOD)))["haadf"]
+    assert not instance.polls
+    assert shared
+
+
 def test_where_a_plugin_computes_is_the_rigs_to_say(tmp_path: Path) -> None:
     rig = load(
         written(tmp_path, GOOD.replace('use = "annular_detector"', 'use = "annular_detector"\ndevice = "cuda"'))

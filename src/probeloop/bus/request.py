@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,15 @@ def _service(bus: Bus, name: str) -> Any:
     return bus.retry(make, f"open the service {name!r}")
 
 
+class _Asked:
+    """A request that is being answered. active: None once it is, or once nobody waits for the answer."""
+
+    __slots__ = ("__weakref__", "active", "answered")
+
+    def __init__(self, active: Any) -> None:
+        self.active, self.answered = active, False
+
+
 class Server:
     """Answers requests on one service; one thread at a time, `respond` included."""
 
@@ -63,24 +73,39 @@ class Server:
             self._port: Any = bus.retry(make, f"serve {service!r}")
             reserve(bus, self._port, f"the service {service!r}")
         self._answered: list[Any] = []
+        self._open: list[weakref.ref[_Asked]] = []
 
     def receive(self) -> list[tuple[bytes, Respond]]:
-        """Return every waiting request with the function that answers it; answering twice raises BusError."""
+        """Return every waiting request with the function that answers it; answering twice raises BusError.
+
+        A client that asks for more than it may, while it still waits for answers, is heard when it has them.
+        """
         self._let_go()
         asked: list[tuple[bytes, Respond]] = []
-        while (request := self._port.receive()) is not None:
+        while (request := self._next()) is not None:
             payload = request.payload()
             body = ctypes.string_at(payload.data_ptr, payload.len())
             asked.append((body, self._responder(request)))
         return asked
 
+    def _next(self) -> Any:
+        try:
+            return self._port.receive()
+        except iox2.ReceiveError as error:
+            if "ExceedsMaxBorrows" not in str(error):
+                raise
+            return None  # a client has too many that are not answered
+
     def _responder(self, request: Any) -> Respond:
-        open_requests = [request]
+        asked = _Asked(request)
+        self._open.append(weakref.ref(asked))
 
         def respond(body: bytes) -> None:
-            if not open_requests:
+            if asked.answered:
                 raise BusError(f"a request on {self.service!r} was answered twice")
-            active = open_requests.pop()
+            asked.answered, active, asked.active = True, asked.active, None
+            if active is None:  # who asked has given up
+                return
             response = active.loan_slice_uninit(len(body))
             ctypes.memmove(response.payload_ptr, body, len(body))
             response.assume_init().send()
@@ -90,12 +115,25 @@ class Server:
         return respond
 
     def _let_go(self) -> None:
-        """Forget the answered requests whose client has taken the reply."""
+        """Forget the answered requests whose client has taken the reply, and those that nobody waits for any more.
+
+        A client may have few at a time: one that gave up several times would else be heard no more.
+        """
         still = [active for active in self._answered if active.is_connected]
         for active in self._answered:
             if active not in still:
                 active.delete()
         self._answered = still
+        open_, self._open = self._open, []
+        for each in open_:
+            asked = each()
+            if asked is None or asked.active is None:
+                continue
+            if asked.active.is_connected:
+                self._open.append(each)
+            else:
+                asked.active.delete()
+                asked.active = None
 
     def hear(self) -> None:
         """Empty the wake-up event."""

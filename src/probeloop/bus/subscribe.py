@@ -23,7 +23,7 @@ from .node import Bus, timed_wait
 from .publish import ANNOUNCED, JOINS, NEXT_INDEX
 from .stats import ReaderStats
 from .topic import NO_SPEC, STANDARD_DEPTHS, Announcement, data_service, read_bytes, size_class, spec_service
-from .wait import Poller
+from .wait import LOOKS, Poller, let_others_run
 
 __all__ = ["Poller", "Subscriber"]
 
@@ -33,8 +33,6 @@ _KEPT_SPECS = 256
 _SLICE_S = 0.5  # longest single wait, so that Ctrl-C is seen
 _BRISK_NS = 50_000  # of blocks so close together a few are let gather
 _GATHER_S = 1e-5 if os.name == "posix" else 0.0  # Linux makes 60 us of it, Windows too much
-_LOOKS = 8  # between two times that another process may have the core
-_let_others_run = getattr(os, "sched_yield", lambda: None)
 
 _decode = msgspec.msgpack.Decoder(Announcement).decode
 _NO_SPEC = bytes(NO_SPEC)
@@ -182,12 +180,12 @@ class Subscriber:
         """Look until `until` without sleeping."""
         block = None
         while block is None and time.monotonic() < until:
-            for _ in range(_LOOKS):
+            for _ in range(LOOKS):
                 block = self._next()
                 if block is not None:
                     break
             else:
-                _let_others_run()
+                let_others_run()
         return block
 
     def drain(self) -> Iterator[FrameBlock]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ import iceoryx2 as iox2
 from .node import Bus
 
 _SLICE_S = 0.5
+LOOKS = 8  # between two times that another process may have the core
+let_others_run = getattr(os, "sched_yield", lambda: None)
 
 
 class Source(Protocol):
@@ -89,6 +92,19 @@ class Poller:
             for source, guard in self._sources:
                 if any(one.has_event_from(guard) for one in fired):
                     source.hear()
+
+    def poll(self, timeout_s: float) -> list[Source | Socket]:
+        """As `wait`, but without sleeping: some 15 us less until it returns, for a core of its own."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            for _ in range(LOOKS):
+                if ready := [source for source, _ in self._sources if source.pending()]:
+                    return ready
+            if time.monotonic() >= deadline:
+                return []
+            for source, _ in self._sources:  # nobody is to wait for room for an event
+                source.hear()
+            let_others_run()
 
     def close(self) -> None:
         """Stop waiting; harmless when closed already."""

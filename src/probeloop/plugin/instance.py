@@ -18,7 +18,7 @@ class PluginInstance(msgspec.Struct, frozen=True, kw_only=True):
 
     name: of the instance, the first part of its topics. use: the drop-in. input: topics, several for a JoinTransform.
     folders: the rig's. shipped: comes with probeloop, so it may share a process. recorded: its first block waits for
-    the recorder. revision: of its parameters, continued after a restart.
+    the recorder. revision: of its parameters, continued after a restart. polls: its process never sleeps.
     """
 
     name: str
@@ -29,6 +29,7 @@ class PluginInstance(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = True
     lossless: bool = True
     recorded: bool = True
+    polls: bool = False
     revision: int = 0
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"

@@ -204,7 +204,8 @@ class PluginProcess:
         refreshed = 0
         while not self.stop.is_set():
             work_left = any(host.busy for host in self.hosts.values())
-            self.poller.wait(0.001 if work_left else poll_s)
+            polls = any(instance.polls for instance in self._instances.values())
+            (self.poller.poll if polls else self.poller.wait)(0.001 if work_left else poll_s)
             self.heartbeat.beat()
             for server in tuple(self.servers.values()):
                 for body, respond in server.receive():

@@ -6,6 +6,7 @@ It reads every topic as any lossless reader does, but no source waits for it: wa
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SECONDS = 5.0
 LONGEST = 86_400.0
 _LOOK_S = 0.25
+_BLOCKS, _A_DECADE = " ▁▂▃▄▅▆▇█", 5  # of a histogram in one line
 _LABELS = {each.name: each.label for each in (*LOOP_STAGES, *LOOP_TOTALS)}
 
 
@@ -186,9 +188,33 @@ def _loop(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     known, now = read_histograms(before.get("latency")), read_histograms(after.get("latency"))
     window = {name: histogram.since(known.get(name, Histogram())) for name, histogram in now.items()}
     return {
-        "watched": {name: in_us(histogram) for name, histogram in window.items() if histogram.n},
-        "since_start": {name: in_us(histogram) for name, histogram in now.items()},
+        "watched": {name: _with_bins(histogram) for name, histogram in window.items() if histogram.n},
+        "since_start": {name: _with_bins(histogram) for name, histogram in now.items()},
     }
+
+
+def _with_bins(histogram: Histogram) -> dict[str, Any]:
+    """Return the figures of a histogram and itself: [from, to, how many] of each bin that holds something [us]."""
+    counts = [count for count in histogram.counts if count]
+    bounds = [(low / 1e3, high / 1e3 if high < 2**63 - 1 else None) for low, high, _ in histogram.bars()]
+    return {**in_us(histogram), "bins": [[*each, count] for each, count in zip(bounds, counts, strict=True)]}
+
+
+def _bars(shown: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return the axis that all histograms share, in words, and each of them as a line of blocks on it."""
+    ends = [end for each in shown.values() for low, high, _ in each["bins"] for end in (low or 1.0, high or low * 2)]
+    first, last = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
+    last = max(last, first + 1)
+    width = (last - first) * _A_DECADE
+    lines = []
+    for each in shown.values():
+        heights = [0] * width
+        for low, _, count in each["bins"]:
+            heights[min(width - 1, max(0, int((math.log10(low or 1.0) - first) * _A_DECADE + 1e-6)))] += count
+        highest = max(heights)
+        lines.append("".join(_BLOCKS[math.ceil(h * (len(_BLOCKS) - 1) / highest)] for h in heights))
+    axis = f"{display(10.0 ** (first - 6), 's')} to {display(10.0 ** (last - 6), 's')}"
+    return axis.ljust(width), lines
 
 
 def words(found: dict[str, Any]) -> list[str]:
@@ -213,8 +239,12 @@ def words(found: dict[str, Any]) -> list[str]:
     if not whole:
         return [*lines, "", "no closed loop yet: no command had frames as its cause"]
     shown, since = (watched, "in this time") if watched else (whole, "since the start, none in this time")
-    rows = [(_LABELS.get(name, name), *_times(each, "p50", "p99"), f"{each['n']:,}") for name, each in shown.items()]
-    lines += ["", *_table(("closed loop", "p50", "p99", "n"), rows), f"({since}; p50 and p99 within 6 %)"]
+    axis, bars = _bars(shown)
+    rows = [
+        (_LABELS.get(name, name), *_times(each, "p50", "p99"), f"{each['n']:,}", bar)
+        for (name, each), bar in zip(shown.items(), bars, strict=True)
+    ]
+    lines += ["", *_table(("closed loop", "p50", "p99", "n", axis), rows), f"({since}; p50 and p99 within 6 %)"]
     return lines
 
 

@@ -42,7 +42,7 @@ def transforms(rig: Rig) -> dict[str, tuple[PluginInstance, bool]]:
             problems.append(Problem(f"plugins.{name}.use", error.message, error.next_move))
             continue
         if drop_in.kind in TRANSFORMS:
-            shared = drop_in.origin == "shipped" and not entry.own_process
+            shared = drop_in.origin == "shipped" and not entry.own_process and not entry.polls
             made[name] = (_instance(name, entry, folders), shared)
     if problems:
         raise SettingsError(problems, f"mend {rig.source}")
@@ -58,6 +58,7 @@ def _instance(name: str, entry: PluginEntry, folders: tuple[str, ...]) -> Plugin
         spelled=True,
         enabled=entry.enabled,
         recorded=entry.record,
+        polls=entry.polls,
         device=entry.device,
         folders=folders,
     )

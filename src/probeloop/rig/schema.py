@@ -34,7 +34,8 @@ class InstrumentEntry(msgspec.Struct, frozen=True):
 class PluginEntry(Settings):
     """One running plug-in. input: topics it reads, in the order of a JoinTransform's inputs.
 
-    record: write its outputs. own_process: a shipped one does not share a process. device: where it may compute.
+    record: write its outputs. own_process: a shipped one does not share a process. polls: its process, its own, looks
+    for frames without ever sleeping, some 15 us less latency for a core of its own. device: where it may compute.
     """
 
     use: Name
@@ -42,6 +43,7 @@ class PluginEntry(Settings):
     record: bool = True
     enabled: bool = True
     own_process: bool = False
+    polls: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     parameters: dict[str, Any] = {}
 

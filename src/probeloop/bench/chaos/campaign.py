@@ -22,18 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from ...data.errors import ProbeloopError
-from . import disk, plugins, signals, starts, wire
+from . import disk, knocks, network, plugins, signals, starts, wire
 from .figures import Row, table
 from .outcome import Fault, Outcome, Start, failed
 from .record import wrong_cells
 from .rig import ChaosRig, Late
 
-FAULTS: tuple[Fault, ...] = (*signals.FAULTS, *plugins.FAULTS, *disk.FAULTS, *wire.FAULTS)
+FAULTS: tuple[Fault, ...] = (
+    *signals.FAULTS, *plugins.FAULTS, *disk.FAULTS, *wire.FAULTS, *network.FAULTS, *knocks.FAULTS,
+)  # fmt: skip
 STARTS: tuple[Start, ...] = starts.STARTS
-ELSEWHERE = {
-    "network": (23, "delay, loss and cuts between hosts: this bench starts no relay; its tests inject them"),
-    "keys": (24, "wrong keys, garbage, oversize: this bench starts no relay; its tests inject them"),
-}
 _DEATHS = 3
 _ONCE = ("window", "slow-import", "oom")
 _RIG_S = 45.0  # [s] of faults for one rig, at most
@@ -56,17 +54,16 @@ class Campaign:
     ) -> None:
         """Raises ProbeloopError for a fault that there is none of."""
         self._per_rig = per_rig
-        known = [*(f.name for f in faults), *(s.name for s in STARTS), *ELSEWHERE]
+        known = [*(f.name for f in faults), *(s.name for s in STARTS)]
         unknown = sorted(set(names) - set(known))
         if unknown:
             raise ProbeloopError(f"no fault is called {', '.join(unknown)}", f"there are: {', '.join(known)}")
         self.seed, self._say = seed, say
         self._rng = random.Random(seed)
         chosen = set(names or known)
-        self.not_run = {name: why for name, (_, why) in ELSEWHERE.items() if name in chosen}
         every: list[Fault | Start] = [*faults, *STARTS]
         lacking = {each.name: each.lacks() for each in every if each.name in chosen}
-        self.not_run |= {name: why for name, why in lacking.items() if why}
+        self.not_run = {name: why for name, why in lacking.items() if why}
         self._faults = [f for f in faults if f.name in chosen and f.name not in self.not_run]
         self._starts = [s for s in STARTS if s.name in chosen and s.name not in self.not_run]
         here = [each for each in every if each.name in chosen and each.name not in self.not_run]
@@ -187,6 +184,7 @@ class Campaign:
             outcome = replace(outcome, verdict="failed")
             self.problems += [f"{name}: {problem}" for problem in outcome.problems]
         self.kills += outcome.kills
+        self.rows[name].corrupt += outcome.corrupt
         self.rows[name].outcomes.append(outcome)
         self._left(name, outcome.left)
         took = "" if outcome.recovery_s is None else f"{outcome.recovery_s * 1e3:.0f} ms"

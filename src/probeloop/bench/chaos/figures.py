@@ -49,7 +49,7 @@ def table(figures: dict[str, Any]) -> str:
     """Return the figures for people."""
     lines = [f"{'row':>3}  {'fault':20}{'n':>4}{'contained':>11}{'stopped':>9}{'refused':>9}{'failed':>8}"
              f"{'p50 ms':>9}{'p99 ms':>9}{'corrupt':>9}{'left':>6}"]  # fmt: skip
-    for name, row in figures["faults"].items():
+    for name, row in sorted(figures["faults"].items(), key=lambda each: each[1]["row"]):
         times = [row["recovery_ms"][each] for each in ("p50", "p99")]
         shown = "".join(f"{'' if value is None else format(value, '.0f'):>9}" for value in times)
         counts = f"{row['n']:>4}{row['contained']:>11}{row['stopped']:>9}{row['refused']:>9}{row['failed']:>8}"

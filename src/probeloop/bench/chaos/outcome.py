@@ -19,6 +19,7 @@ class Outcome:
 
     recovery_s: until the victim was back, or the hardware safe [s]. kills: signals that were sent. notes: figures of
     its own. problems: in words; with one it counts as failed. left: what a run of its own left behind.
+    corrupt: blocks that another host received and nobody sent.
     """
 
     verdict: Verdict
@@ -27,6 +28,7 @@ class Outcome:
     notes: dict[str, float] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    corrupt: int = 0
 
 
 @dataclass(frozen=True)

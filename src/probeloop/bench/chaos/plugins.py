@@ -15,8 +15,8 @@ from ...data import control
 from ...instrument.guard import is_alive
 from .leftovers import processes_of
 from .outcome import Fault, Outcome, survivors
-from .rig import PLUGINS, ChaosRig
-from .signals import POLICY, commander_lost
+from .rig import PLUGINS, ChaosRig, Late
+from .signals import INSTRUMENT, POLICY, commander_lost, end_with, rejoined
 
 TOPIC = PLUGINS["faulty"]
 _MEMORY = Path("/sys/fs/cgroup/memory")
@@ -95,24 +95,37 @@ def slow_import(rig: ChaosRig, rng: random.Random) -> Outcome:
 
 def out_of_memory(rig: ChaosRig, rng: random.Random) -> Outcome:
     """Row 10: the kernel kills whoever wants a page more than its group may have."""
-    victim = rng.choice(["com", "recorder", "plugins", POLICY])
+    victim = rng.choice(["com", "recorder", "plugins", POLICY, "guard", *(("relay",) if rig.relay else ())])
     old, before = rig.pid(victim), rig.pids(victim)
+    since = _starve(rig, rng, old)
+    if victim == POLICY:
+        return commander_lost(rig, old, before, since)
+    rig.until(lambda: rig.pid(victim) not in (0, old), f"another {victim}")
+    back = rejoined(rig, victim, since)
+    rig.all_flows(time.monotonic_ns())
+    return Outcome("contained", (back - since) / 1e9, 1, problems=survivors(rig, before))
+
+
+def instrument_out_of_memory(rig: ChaosRig, rng: random.Random) -> Outcome:
+    """The same for the instrument's process: the guard makes the hardware safe, and the run ends."""
+    return end_with(rig, INSTRUMENT, lambda: _starve(rig, rng, rig.pid(INSTRUMENT)))
+
+
+def _starve(rig: ChaosRig, rng: random.Random, pid: int) -> int:
+    """Give a process no page more, and wait until the kernel has killed it; return when it was [ns]."""
     group = _MEMORY / f"probeloop-{rig.name}-{rng.getrandbits(32):08x}"
     group.mkdir()
     try:
         (group / "memory.limit_in_bytes").write_text("4096")
-        since = time.monotonic_ns()
-        (group / "cgroup.procs").write_text(str(old))
-        rig.until(lambda: not is_alive(old), f"the end of {victim}")
+        (group / "cgroup.procs").write_text(str(pid))
+        deadline, pause = time.monotonic() + 60.0, threading.Event()
+        while is_alive(pid):
+            if time.monotonic() > deadline:
+                raise Late(f"process {pid} lives without memory")
+            pause.wait(0.002)
+        return time.monotonic_ns()
     finally:
         _remove(group)
-    if victim == POLICY:
-        return commander_lost(rig, old, before, since)
-    rig.until(lambda: rig.pid(victim) not in (0, old), f"another {victim}")
-    topic = PLUGINS.get(victim, "camera")
-    back = rig.until_block(topic, time.monotonic_ns())
-    rig.all_flows(time.monotonic_ns())
-    return Outcome("contained", (back - since) / 1e9, 1, problems=survivors(rig, before))
 
 
 def _remove(group: Path) -> None:
@@ -168,7 +181,9 @@ FAULTS = (
     Fault("plugin-slow-import", 9, "a newer source imports for 3 s", slow_import, "slow-import"),
     Fault("plugin-memory", 10, "a plug-in wants 1 GiB", misbehave("memory"), "faulty"),
     Fault("oom", 10, "the kernel ends a process that is out of memory", out_of_memory, "oom", lacks=_no_groups),
+    Fault("oom-instrument", 10, "the same, of the instrument's process", instrument_out_of_memory, INSTRUMENT,
+          ends=True, lacks=_no_groups),
     Fault("plugin-forks", 11, "eight double forks, each a session leader", misbehave("forks"), "faulty"),
     Fault("plugin-files", 12, "a plug-in opens files until none are left", misbehave("files"), "faulty"),
     Fault("busy-processor", 12, "four programs that only compute", busy_processor),
-)
+)  # fmt: skip

@@ -26,6 +26,7 @@ from ...bus.request import Client
 from ...data import control
 from ...data.errors import BusError, ProbeloopError, WireError
 from .leftovers import left_by
+from .remote import RelaySetup
 from .shutter import Shutter
 from .witness import Witness
 
@@ -70,7 +71,9 @@ class ChaosRig:
         shutil.copytree(Path(__file__).parent / "drop_ins", folder / "drop_ins")
         self.shutter = Shutter(folder / "shutter.jsonl")
         words = {"port": self.shutter.port, "seed": seed, "trigger": self.trigger, "waits": str(waits).lower()}
-        (folder / "chaos.toml").write_text(_RIG.format(**words), encoding="utf-8")
+        self.relay = RelaySetup.make(folder)
+        text = _RIG.format(**words) + (self.relay.toml if self.relay else "")
+        (folder / "chaos.toml").write_text(text, encoding="utf-8")
         self.popen = self._launch()
         self._bus: Bus | None = None
         self._clients: dict[str, Client] = {}
@@ -78,6 +81,8 @@ class ChaosRig:
 
     def _launch(self) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PROBELOOP_CHECKSUMS": "1", "PROBELOOP_PLUGINS": str(self.folder / "none")}
+        if self.relay is not None:
+            environment["PROBELOOP_CONFIG"] = str(self.relay.home)
         how = ["--headless"]
         if self.window:
             how, environment = [], {**environment, "QT_QPA_PLATFORM": "offscreen", "DISPLAY": ":none"}
@@ -96,9 +101,7 @@ class ChaosRig:
         self._bus = Bus(self.name, "bench")
         self._pulse, self._reader = Pulse(self._bus), EventReader(self._bus)
         self._joined.append(self._reader)
-        self.until(
-            lambda: all(self.pid(name) for name in ("instrument", "guard", "recorder", "experiment")), "pulses"
-        )
+        self.until(lambda: all(self.pid(name) for name in self._own), "pulses")
         self.until(lambda: all(self._pulse.read(name) for name in PLUGINS), "the plug-ins")
         self.witness = Witness(self._bus, TOPICS, credit=self.waits)
         self._joined.append(self.witness)
@@ -207,8 +210,11 @@ class ChaosRig:
 
     def pids(self, *but: str) -> dict[str, int]:
         """Return the processes that must survive a fault in `but`."""
-        names = ("instrument", "guard", "recorder", "experiment", *PLUGINS)
-        return {name: self.pid(name) for name in names if name not in but}
+        return {name: self.pid(name) for name in (*self._own, *PLUGINS) if name not in but}
+
+    @property
+    def _own(self) -> tuple[str, ...]:
+        return ("instrument", "guard", "recorder", "experiment", *(("relay",) if self.relay else ()))
 
     def ask(self, service: str, request: control.Request, timeout_s: float = 2.0) -> control.Reply:
         """Ask a process; raises BusError."""

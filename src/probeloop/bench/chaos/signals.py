@@ -24,22 +24,24 @@ def kill(victim: str) -> Callable[[ChaosRig, random.Random], Outcome]:
 
     def inject(rig: ChaosRig, rng: random.Random) -> Outcome:
         old, before = rig.pid(victim), rig.pids(victim)
-        since = _send(old, signal.SIGKILL)
+        since = send(old, signal.SIGKILL)
         if victim == POLICY:
             return commander_lost(rig, old, before, since)
         rig.until(lambda: rig.pid(victim) not in (0, old), f"another {victim}")
-        back = _rejoined(rig, victim, since)
+        back = rejoined(rig, victim, since)
         rig.all_flows(time.monotonic_ns())
         return Outcome("contained", (back - since) / 1e9, 1, problems=survivors(rig, before))
 
     return inject
 
 
-def _rejoined(rig: ChaosRig, victim: str, since_ns: int) -> int:
+def rejoined(rig: ChaosRig, victim: str, since_ns: int) -> int:
     """Wait until a restarted process does its work again; return when [ns]."""
     if victim in PLUGINS:
         began = time.monotonic_ns()
         return rig.until_block(PLUGINS[victim], began)
+    if victim == "relay":
+        return time.monotonic_ns()
     if victim == "recorder":
         rig.until(lambda: _recorded(rig) > 0, "frames at the new recorder")
         return time.monotonic_ns()
@@ -79,10 +81,11 @@ def stop(victim: str) -> Callable[[ChaosRig, random.Random], Outcome]:
     """Return the injection that stops a process for up to 4.5 s and lets it go on."""
 
     def inject(rig: ChaosRig, rng: random.Random) -> Outcome:
-        pid, before = rig.pid(victim), rig.pids(*(PLUGINS.keys() & {victim}))  # its watchdog may replace a plug-in
-        _send(pid, signal.SIGSTOP)
+        pid = rig.popen.pid if victim == "supervisor" else rig.pid(victim)
+        before = rig.pids(*(PLUGINS.keys() & {victim}))  # its watchdog may replace a plug-in
+        send(pid, signal.SIGSTOP)
         threading.Event().wait(rng.uniform(0.1, 2.0 if victim == "guard" else LONGEST_STOP_S))
-        went_on = _send(pid, signal.SIGCONT)
+        went_on = send(pid, signal.SIGCONT)
         problems: tuple[str, ...] = ()
         ended = False
         if victim == POLICY:
@@ -102,11 +105,11 @@ def stop(victim: str) -> Callable[[ChaosRig, random.Random], Outcome]:
 def stop_instrument(rig: ChaosRig, rng: random.Random) -> Outcome:
     """Row 4: nobody in that process can help; the guard closes the shutter, and it stays closed."""
     before = rig.pids()
-    since = _send(rig.pid(INSTRUMENT), signal.SIGSTOP)
+    since = send(rig.pid(INSTRUMENT), signal.SIGSTOP)
     rig.until(lambda: rig.shutter.closed_after(since) is not None, "a closed shutter", 20.0)
     took = rig.shutter.closed_after(since)
     threading.Event().wait(rng.uniform(0.0, 1.0))
-    went_on = _send(rig.pid(INSTRUMENT), signal.SIGCONT)
+    went_on = send(rig.pid(INSTRUMENT), signal.SIGCONT)
     rig.until(lambda: _faulted(rig), "a latched gate", 20.0)
     problems = survivors(rig, before)
     if rig.shutter.opened_after(went_on):
@@ -154,16 +157,17 @@ def _answers(rig: ChaosRig) -> bool:
 
 def kill_instrument(rig: ChaosRig, rng: random.Random) -> Outcome:
     """The guard makes the hardware safe, the run ends with a clear line, nothing starts dose again."""
-    return _end(rig, rig.pid(INSTRUMENT), INSTRUMENT)
+    return end_with(rig, INSTRUMENT, lambda: send(rig.pid(INSTRUMENT), signal.SIGKILL))
 
 
 def kill_supervisor(rig: ChaosRig, rng: random.Random) -> Outcome:
     """Row 2: its children go safe, then end."""
-    return _end(rig, rig.popen.pid, "supervisor")
+    return end_with(rig, "supervisor", lambda: send(rig.popen.pid, signal.SIGKILL))
 
 
-def _end(rig: ChaosRig, pid: int, victim: str) -> Outcome:
-    since = _send(pid, signal.SIGKILL)
+def end_with(rig: ChaosRig, victim: str, kill: Callable[[], int]) -> Outcome:
+    """The rig ends with this process: hold it to that. kill: does it, and returns when [ns]."""
+    since = kill()
     problems: tuple[str, ...] = ()
     if not rig.leave():
         problems += ("the bench left the bus last: what it left behind is not judged",)
@@ -190,7 +194,7 @@ def kill_window(rig: ChaosRig, rng: random.Random) -> Outcome:
     found = [pid for pid, name in processes_of(rig.name).items() if name == "window"]
     if not found:
         return Outcome("failed", problems=("there is no window",))
-    since = _send(found[0], signal.SIGKILL)
+    since = send(found[0], signal.SIGKILL)
     rig.until_event(_is("window", "off"), since, "a word of the supervisor's", 20.0)
     rig.all_flows(time.monotonic_ns())
     return Outcome("contained", None, 1, problems=survivors(rig, before))
@@ -200,7 +204,8 @@ def _is(target: str, state: str) -> Callable[[control.Event], bool]:
     return lambda e: isinstance(e, control.StateChange) and (e.target, e.state) == (target, state)
 
 
-def _send(pid: int, number: signal.Signals) -> int:
+def send(pid: int, number: signal.Signals) -> int:
+    """Send a signal to a process that may be gone; return when [ns]."""
     now = time.monotonic_ns()
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
@@ -216,10 +221,12 @@ FAULTS = (
     Fault("kill-window", 1, "SIGKILL of the window", kill_window, "window"),
     Fault("kill-instrument", 1, "SIGKILL of the instrument's process", kill_instrument, INSTRUMENT, ends=True),
     Fault("kill-supervisor", 2, "SIGKILL of the supervisor", kill_supervisor, "supervisor", ends=True),
+    Fault("stop-plugins", 3, "SIGSTOP of the shipped plug-ins' process", stop("plugins")),
     Fault("stop-plugin", 3, "SIGSTOP of a plug-in's process", stop("com")),
     Fault("stop-policy", 3, "SIGSTOP of the experiment's process", stop(POLICY)),
     Fault("stop-recorder", 3, "SIGSTOP of the recorder", stop("recorder")),
     Fault("stop-guard", 3, "SIGSTOP of the guard, shorter than its watchdog", stop("guard")),
+    Fault("stop-supervisor", 3, "SIGSTOP of the supervisor", stop("supervisor")),
     Fault("stop-instrument", 4, "SIGSTOP of the instrument's process", stop_instrument),
     Fault("hung-commander", 5, "the experiment's process lives and hangs", hang_commander),
 )

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 import threading
 import time
 
 from ...bus.event import EventWriter
+from ...bus.header import HEADER
+from ...bus.publish import Publisher
 from ...bus.subscribe import Subscriber
+from ...bus.topic import LINE, data_publisher, data_service
 from ...data import commands as c
 from ...data import control
+from ...data.axes import Axis, StreamSpec
 from ...data.errors import BusError, WireError
 from .outcome import Fault, Outcome, survivors
 from .rig import ChaosRig
 
 _BODIES = 100
+_JUNK_BYTES = 1 << 12
+_JUNK = StreamSpec("junk", "frames", "<u2", (Axis("y", 4), Axis("x", 4)), (Axis("ky", 4), Axis("kx", 4)))
 _SEEDS = (
     control.Describe(),
     control.Heartbeat("experiment", 1),
@@ -75,6 +82,47 @@ def malformed(rig: ChaosRig, rng: random.Random) -> Outcome:
     return Outcome("refused", None, notes=notes, problems=problems[:3] + survivors(rig, before))
 
 
+def malformed_blocks(rig: ChaosRig, rng: random.Random) -> Outcome:
+    """A topic on which every second block has a damaged header, or none: who reads it counts them and goes on."""
+    before, bus = rig.pids(), rig.raw_bus()
+    topic = f"junk{rng.getrandbits(20)}"
+    publisher = Publisher(bus, topic, _JUNK_BYTES)
+    publisher.announce(_JUNK, 1)
+    raw = data_publisher(bus, data_service(bus, topic, publisher.sizes), topic, publisher.sizes, _JUNK_BYTES)
+    reader = Subscriber(bus, topic, "lossless")
+    delivered = 0
+    try:
+        rig.until(lambda: publisher.readers > 1, "a recorder that follows a new topic")
+        for number in range(_BODIES):
+            lines = rng.choice((1, 2, 4, 9, 16))
+            sample = raw.loan_slice_uninit(lines)
+            head = mutated(HEADER.pack(1, 0, number, 2, 3, 1, 0, -1, 5, 0, 256, 0, 1, 0, 0), rng)
+            ctypes.memset(sample.payload_ptr, 0, lines * LINE)
+            ctypes.memmove(sample.payload_ptr, head, min(len(head), lines * LINE))
+            sample.assume_init().send()
+            buffer = publisher.loan(1)
+            buffer.data[:], buffer.scan_index[:] = 1, number % 16
+            publisher.send(buffer, 1, 1)
+            delivered += sum(block.data.shape == (block.count, 4, 4) for block in reader.drain())
+        refused = reader.stats.wire_errors + reader.stats.unspecified
+    finally:
+        reader.close()
+        raw.delete()
+        publisher.close()
+    rig.all_flows(time.monotonic_ns())
+    rig.until(lambda: _answers(rig, "recorder"), "a recorder that answers")
+    notes = {"blocks": float(_BODIES), "blocks_refused": float(refused)}
+    problems = () if refused and delivered else (f"{refused} damaged blocks were refused, {delivered} delivered",)
+    return Outcome("refused", None, notes=notes, problems=problems + survivors(rig, before))
+
+
+def _answers(rig: ChaosRig, service: str) -> bool:
+    try:
+        return isinstance(rig.ask(service, control.Describe()), control.Description)
+    except BusError:
+        return False
+
+
 def slow_reader(rig: ChaosRig, rng: random.Random) -> Outcome:
     """A reader that sleeps 10 ms a block loses, knows exactly how much, and holds up nobody."""
     before = rig.pids()
@@ -109,6 +157,7 @@ def slow_reader(rig: ChaosRig, rng: random.Random) -> Outcome:
 
 
 FAULTS = (
+    Fault("malformed-blocks", 20, "a topic with damaged headers", malformed_blocks),
     Fault("malformed", 20, "a hundred malformed requests, some as events too", malformed),
     Fault("slow-reader", 22, "a reader that sleeps 10 ms a block", slow_reader),
 )

@@ -39,6 +39,7 @@ class Link:
         self._session = b""
         self._numbers = [0, 0]
         self._heard_ns = self._hello_due = self._beat_due = 0
+        self._dumb_ns = 0  # since when the data lane has no connection, 0 = it has
         self._redial_due = now_ns() + _REDIAL_NS
         self._beats = 0
         self._sent: set[int] = set()
@@ -58,6 +59,10 @@ class Link:
         now, cut = now_ns(), False
         if self.up and now - self._heard_ns > SILENT_NS:
             self.hang_up("silent", now)
+            cut = True
+        elif self.up and self._dumb_ns and now - self._dumb_ns > SILENT_NS:
+            # ZeroMQ makes a connection anew that broke, but not one on which something came that can't be
+            self.hang_up("the data connection ended", now)
             cut = True
         if not self.up:
             self.trouble = self.calling.trouble() or self.trouble
@@ -85,13 +90,16 @@ class Link:
     def hang_up(self, why: str, now: int) -> None:
         """End the session, and begin to call."""
         self.welcome, self.trouble, self.since_ns = None, why, now
-        self._session, self._hello_due, self._redial_due = b"", now, now
+        self._session, self._hello_due, self._redial_due, self._dumb_ns = b"", now, now, 0
 
     def send(self, lane: int, message: msgspec.Struct) -> bool:
         """Send a message of this session; False where there is no connection now."""
         self._numbers[lane] += 1
         body = wire.encode(wire.Envelope(self._session, self._numbers[lane], message))  # type: ignore[arg-type]
-        return self.calling.send(lane, body)
+        sent = self.calling.send(lane, body)
+        if lane == DATA:
+            self._dumb_ns = 0 if sent else self._dumb_ns or now_ns()
+        return sent
 
     def receive(self, lane: int) -> tuple[wire.FromServer, list[Any]] | None:
         """Take a message and its other parts; what the link itself needs is taken out. Raises WireError."""
@@ -119,7 +127,7 @@ class Link:
 
     def _welcomed(self, welcome: wire.Welcome, now: int) -> None:
         self.welcome, self.trouble, self.since_ns = welcome, "", now
-        self._session, self._numbers = welcome.session, [0, 0]
+        self._session, self._numbers, self._dumb_ns = welcome.session, [0, 0], 0
         self.clock, self._echo, self._beats, self._beat_due = ClockOffset(), (0, 0), 0, now
         self._sent.clear()
 
