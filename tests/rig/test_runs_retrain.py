@@ -1,6 +1,6 @@
 """Retraining beside the experiment in running rigs: maps keep coming, networks change between two of them, no orphan.
 
-In most of them the process beside is a stand-in that ends when the test says so; those marked `bench` have a real one.
+In most of them the process beside is a stand-in that ends when the test says so; in those marked `bench` it is real.
 """
 
 from __future__ import annotations
