@@ -91,11 +91,17 @@ class Wire:
         self.arrivals.append((self.free + self.delay, total))
 
 
-def played(rate: float, delay_s: float, size: int, seconds: float) -> tuple[float, float, int]:
-    """Send as fast as the pace lets; return (bytes/s in the second half, worst wait there [s], most under way)."""
+def played(
+    rate: float, delay_s: float, size: int, seconds: float, first_s: float | None = None
+) -> tuple[float, float, int]:
+    """Send as fast as the pace lets; return (bytes/s in the second half, worst wait there [s], most under way).
+
+    first_s: the delay until a quarter of the time is over.
+    """
     pace, wire, now, total, got = Pace(), Wire(rate, delay_s), 0.0, 0, 0
     waits, bytes_late, most = [], 0, 0
     while now < seconds:
+        wire.delay = delay_s if first_s is None or now > seconds / 4 else first_s
         while wire.arrivals and wire.arrivals[0][0] <= now:
             _, got = wire.arrivals.pop(0)
             pace.got(got, round(now * 1e9) + 1)
@@ -121,6 +127,13 @@ def test_a_link_is_filled_and_its_queue_stays_short(rate: float, delay_s: float)
     assert speed > 0.8 * rate
     assert wait < 2.2 * delay_s + 0.1 + 2 * size / rate
     assert most <= MOST
+
+
+@pytest.mark.parametrize("size", [500, 16 << 10])
+def test_a_link_that_became_longer_is_filled_again_soon(size: int) -> None:
+    speed, wait, _ = played(2e6, 0.06, size, 12.0, first_s=0.0005)
+    assert speed > 0.8 * 2e6
+    assert wait < 2.2 * 0.06 + 0.1 + 2 * size / 2e6
 
 
 def test_two_messages_may_always_be_under_way() -> None:

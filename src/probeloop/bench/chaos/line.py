@@ -1,7 +1,7 @@
 """A TCP line on loopback between a rig's relay and its reader, which can be late, deaf, cut, or flip a bit.
 
-What a lost packet is to TCP is a delay, so that is what it is here; packets themselves are lost between two network
-namespaces in tests/bus/netns_measure.py.
+What a lost packet is to TCP is one round trip more, so that is what it is here; packets themselves are lost between
+two network namespaces in tests/bus/netns_measure.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections import deque
 
 _TURN_S = 0.005
 _MOST_HELD = 1 << 20  # bytes under way in one direction
-_RETRANSMISSION_S = 0.2
 
 
 class _Way:
@@ -119,7 +118,7 @@ class Line:
             data, self.flipped_ns = bytes(damaged), time.monotonic_ns()
         due = time.monotonic() + max(0.0, self._delay + self._rng.uniform(-self._jitter, self._jitter))
         if self._rng.random() < self._loss:
-            due += _RETRANSMISSION_S
+            due += 2 * self._delay
         way.waiting.append((max(due, way.waiting[-1][0]) if way.waiting else due, data))
         way.held += len(data)
 

@@ -24,6 +24,7 @@ HOLDER = "operator-far"  # its name there; the rig calls it by its key
 SHORT_S = 1.0  # [s]: shorter than any patience of the link
 OUTAGE_S = (3.5, 5.0)  # [s]: longer than the lease and the credit of a silent reader
 _SCAN = c.Scan(Region(0.0, 0.0, 1e-9, 1e-9), (480, 500), 0.25e-3)  # a minute
+BEHIND_S = 10.0  # [s] that a reader on a late line may be behind, on a busy machine
 NOTICED_S = 4.5  # [s] within which a link says that it is cut
 
 
@@ -74,7 +75,11 @@ def late(rig: ChaosRig, far: Far, rng: random.Random) -> Outcome:
     lost = far.lost
     far.line.heal()
     far.flows(time.monotonic_ns())
-    problems = (f"{lost} frames lost on a line that is only late",) if lost and rig.waits else ()
+    problems: tuple[str, ...] = ()
+    if lost and rig.waits:
+        problems += (f"{lost} frames lost on a line that is only late",)
+    if arrived - asked > BEHIND_S * 1e9:
+        problems += (f"it is {(arrived - asked) / 1e9:.1f} s behind on a line that is late by 0.05",)
     return Outcome("contained", None, notes={"late_ms": (arrived - asked) / 1e6}, problems=problems)
 
 

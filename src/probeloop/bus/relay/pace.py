@@ -4,7 +4,8 @@ A window of bytes that grows while the reader's receipts come promptly and shrin
 and LEDBAT (RFC 6817) do: on a slow link the newest frame is then a few frames old at most, and no verdict waits
 behind a megabyte of pictures. The best of a round of receipts counts: a queue delays all of them, a lost packet some.
 Prompt is measured against the shortest delay of this link; every half minute the queue
-is let run empty for a moment to measure that again, as BBR does, for a standing queue looks like a long link.
+is let run empty for a moment to measure that again, as BBR does, for a standing queue looks like a long link; sooner
+where the link became longer, which looks like a queue that no small window ends.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ _FIRST = 256 << 10
 _PROMPT_NS = 20_000_000  # of queueing that is not yet a queue
 _MEASURE_NS = 30_000_000_000
 _ROUND, _ROUND_NS = 4, 50_000_000  # receipts, and time, that a round has at least
+_LEAST, _AGAIN_NS = 32 << 10, 2_000_000_000  # bytes; a window so small that is late is measured anew so often
 _UNDER_WAY = 2  # messages that may always be, so that the link does not idle
 
 
@@ -76,6 +78,8 @@ class Pace:
             self.window = min(MOST, self.window + (fresh if self._starting else fresh // 8))
         over = self._receipts >= _ROUND and now_ns - self._round_ns > max(_ROUND_NS, 2 * self._least_ns)
         if over and not prompt:
-            self.window, self._starting = max(1, self.window * 3 // 4), False
+            self.window, self._starting = max(_LEAST, self.window * 3 // 4), False
+            if self.window == _LEAST and now_ns - self._measured_ns > _AGAIN_NS:
+                self._measuring_from = self._sent  # so little makes no queue: the way is longer than it was
         if over:
             self._round_ns, self._receipts, self._best_ns = now_ns, 0, 0
