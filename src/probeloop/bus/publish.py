@@ -75,6 +75,7 @@ class Publisher:
         self._sealed = wanted()
         self._joins = -1
         self._port: Any = None
+        self._ready: tuple[int, Any] | None = None  # lines and memory of the next block, loaned in advance
         self.sizes = size_class(max_block_bytes)
         self._retired: list[tuple[float, int, Any]] = []
         self._blocks = self._frames = self._bytes = 0
@@ -85,6 +86,7 @@ class Publisher:
         old = self._port
         sizes = size_class(max_block_bytes)
         self._drop_retired(sizes.slot)
+        self._drop_ready()
         service = data_service(self.bus, self.topic, sizes)
         port = data_publisher(self.bus, service, self.topic, sizes, max_block_bytes)
         if old is not None:
@@ -178,10 +180,17 @@ class Publisher:
         rest of the slot. Raises BusError before `announce`, when it doesn't fit, or when 4 buffers are out.
         """
         count = self._lines.get(capacity) or self._lines_of(capacity)
-        try:
-            sample = self._raw_loan(count)
-        except iox2.LoanError as error:
-            raise BusError(f"no free block on {self.topic!r}: {error}", "send or discard what was loaned") from error
+        ready = self._ready
+        if ready is not None and ready[0] == count:
+            sample, self._ready = ready[1], None
+        else:
+            self._drop_ready()
+            try:
+                sample = self._raw_loan(count)
+            except iox2.LoanError as error:
+                raise BusError(
+                    f"no free block on {self.topic!r}: {error}", "send or discard what was loaned"
+                ) from error
         view = self._views.get(sample.payload_ptr)
         if view is None or view[0] != capacity:
             view = self._lay_out(sample.payload_ptr, count, capacity)
@@ -262,6 +271,8 @@ class Publisher:
         self._blocks += 1
         self._frames += count
         self._bytes += size
+        if self._ready is None:  # after the readers are awake, so that the next frame finds its memory waiting
+            self._ready = self._in_advance(self._lines[capacity])
         return index
 
     def discard(self, buffer: FrameBuffer) -> None:
@@ -269,6 +280,17 @@ class Publisher:
         loan = self._loaned.pop(id(buffer), None)
         if loan is not None:
             loan[0].delete()
+
+    def _in_advance(self, count: int) -> tuple[int, Any] | None:
+        try:
+            return count, self._raw_loan(count)
+        except iox2.LoanError:  # all that may be out are out
+            return None
+
+    def _drop_ready(self) -> None:
+        if self._ready is not None:
+            self._ready[1].delete()
+            self._ready = None
 
     def refresh(self) -> None:
         """Connect late joiners and give them the newest spec; an idle owner calls it every 100 ms."""
@@ -314,6 +336,7 @@ class Publisher:
             sample.delete()
         self._loaned.clear()
         self._views.clear()
+        self._drop_ready()
         if self._blocks:
             let_readers_meet(self.bus, self._service, self._created_s)
         if self.credits is not None:
