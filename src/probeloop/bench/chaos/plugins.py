@@ -16,7 +16,7 @@ from ...instrument.guard import is_alive
 from .leftovers import processes_of
 from .outcome import Fault, Outcome, survivors
 from .rig import PLUGINS, ChaosRig, Late
-from .signals import INSTRUMENT, POLICY, commander_lost, end_with, rejoined
+from .signals import INSTRUMENT, POLICY, end_with, replaced
 
 TOPIC = PLUGINS["faulty"]
 _MEMORY = Path("/sys/fs/cgroup/memory")
@@ -97,13 +97,7 @@ def out_of_memory(rig: ChaosRig, rng: random.Random) -> Outcome:
     """Row 10: the kernel kills whoever wants a page more than its group may have."""
     victim = rng.choice(["com", "recorder", "plugins", POLICY, "guard", *(("relay",) if rig.relay else ())])
     old, before = rig.pid(victim), rig.pids(victim)
-    since = _starve(rig, rng, old)
-    if victim == POLICY:
-        return commander_lost(rig, old, before, since)
-    rig.until(lambda: rig.pid(victim) not in (0, old), f"another {victim}")
-    back = rejoined(rig, victim, since)
-    rig.all_flows(time.monotonic_ns())
-    return Outcome("contained", (back - since) / 1e9, 1, problems=survivors(rig, before))
+    return replaced(rig, victim, old, before, _starve(rig, rng, old))
 
 
 def instrument_out_of_memory(rig: ChaosRig, rng: random.Random) -> Outcome:

@@ -25,14 +25,19 @@ def kill(victim: str) -> Callable[[ChaosRig, random.Random], Outcome]:
     def inject(rig: ChaosRig, rng: random.Random) -> Outcome:
         old, before = rig.pid(victim), rig.pids(victim)
         since = send(old, signal.SIGKILL)
-        if victim == POLICY:
-            return commander_lost(rig, old, before, since)
-        rig.until(lambda: rig.pid(victim) not in (0, old), f"another {victim}")
-        back = rejoined(rig, victim, since)
-        rig.all_flows(time.monotonic_ns())
-        return Outcome("contained", (back - since) / 1e9, 1, problems=survivors(rig, before))
+        return replaced(rig, victim, old, before, since)
 
     return inject
+
+
+def replaced(rig: ChaosRig, victim: str, old: int, before: dict[str, int], since_ns: int) -> Outcome:
+    """Wait until a process that died at `since_ns` [ns] is started again and all works; return how long it took."""
+    if victim == POLICY:
+        return commander_lost(rig, old, before, since_ns)
+    rig.until(lambda: rig.pid(victim) not in (0, old), f"another {victim}")
+    back = rejoined(rig, victim, since_ns)
+    rig.all_flows(time.monotonic_ns())
+    return Outcome("contained", (back - since_ns) / 1e9, 1, problems=survivors(rig, before))
 
 
 def rejoined(rig: ChaosRig, victim: str, since_ns: int) -> int:
