@@ -156,6 +156,8 @@ def _remove_what_dead_ones_left() -> None:
 
 
 def _lives(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 is no question: Windows would send it as Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
