@@ -21,8 +21,9 @@ from .generators import NAMES, weights_at
 from .network import library
 from .quality import quality
 from .retrain import run
+from .schedule import QUICK, Training
 from .speed import speeds
-from .training import QUICK, Trainer, Training
+from .training import Trainer
 from .weights import SHIPPED, Card, load, save
 
 TARGETS: dict[str, tuple[str, float]] = {

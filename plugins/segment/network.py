@@ -86,9 +86,14 @@ def _classes() -> tuple[Any, Any]:
     return ResBlock, ResHedNet
 
 
-def library() -> Any:
-    """Return torch; raises DropInError when it isn't installed."""
-    return needed("torch", "torch")
+def library(device: str = "cpu") -> Any:
+    """Return torch; raises DropInError when it isn't installed, or for "cuda" when it sees no GPU."""
+    torch = needed("torch", "torch")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise DropInError(
+            f"no GPU that torch {torch.__version__} can use", "nvidia-smi shows what the driver sees; or use the cpu"
+        )
+    return torch
 
 
 def needed(module: str, package: str) -> Any:
@@ -105,8 +110,11 @@ def count_parameters(network: Any) -> int:
 
 
 def for_inference(network: Any, device: str = "cpu", bfloat: bool = True) -> Any:
-    """Return a copy that only predicts: convolutions folded (see `folded`), channels last, bfloat16."""
-    torch = library()
+    """Return a copy that only predicts: convolutions folded (see `folded`), channels last, bfloat16.
+
+    Raises DropInError where there is no such device.
+    """
+    torch = library(device)
     from .folded import folded
 
     made = copy.deepcopy(network).eval()

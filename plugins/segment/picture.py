@@ -25,6 +25,7 @@ SEEDS: dict[Use, range] = {
     "scoring": range(2 * _RANGE, 3 * _RANGE),
 }
 NEAR = 1.0  # a pixel whose centre is no farther from a wall's line than this belongs to the wall
+_SHORT = 4.0  # pixels, below which distances are not measured but shifted
 SEEN = 2.5  # sigma of its noise that a wall must bend the picture by to be seen, both filtered alike
 
 
@@ -59,7 +60,20 @@ def near(line: Mask, distance: float) -> Mask:
     """Return the pixels within `distance` [px] of a pixel of `line`."""
     if not line.any():
         return np.zeros(line.shape, bool)
+    if distance < _SHORT:
+        return _beside(line, distance)
     made: Mask = ndi.distance_transform_edt(~line) <= distance
+    return made
+
+
+def _beside(line: Mask, distance: float) -> Mask:
+    """Return the same from one shift for each pixel of a disc: for a small one a tenth of the cost."""
+    reach, (ny, nx) = int(distance), line.shape
+    made, from_ = line.copy(), np.pad(line, reach)
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            if dy * dy + dx * dx <= distance * distance:
+                made |= from_[reach + dy : reach + dy + ny, reach + dx : reach + dx + nx]
     return made
 
 

@@ -85,9 +85,11 @@ def levelled(values: NDArray[np.float64], seen: NDArray[np.bool_]) -> NDArray[np
     both = seen[1:] & seen[:-1]
     enough = both.sum(axis=1) >= max(2, values.shape[1] // 4)
     steps = np.zeros(len(values))
-    change = np.where(both, np.diff(values, axis=0), np.nan)
-    if enough.any():
-        steps[1:][enough] = np.nanmedian(change[enough], axis=1)
+    change = np.diff(values, axis=0)
+    if both.all():
+        steps[1:] = np.median(change, axis=1)
+    elif enough.any():
+        steps[1:][enough] = np.nanmedian(np.where(both, change, np.nan)[enough], axis=1)
     offset = np.cumsum(steps)
     offset -= ndi.median_filter(offset, 9, mode="nearest")
     return np.where(seen, values - offset[:, None], 0.0)

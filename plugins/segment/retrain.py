@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from probeloop.api import DropInError, Problem, Settings, SettingsError, quantity
 
+from .batches import batch_of
 from .calibration import FAMILIAR, calibrated
 from .ensemble import Ensemble, Prediction
 from .generators import generator_of
@@ -30,8 +31,8 @@ from .network import library
 from .picture import NEAR, generator, near
 from .prepare import fault, logarithm, prepared
 from .recorded import LEAST, Chosen, read_maps, recorded
+from .schedule import Stage, Training, rate_at
 from .scores import Matched, matched, thinned
-from .training import Stage, Training, batch_of, rate_at
 from .weights import SHIPPED, Card, as_stored, load, save
 
 Map = NDArray[np.float32]

@@ -108,16 +108,15 @@ def resolved(lying: Mask, reach: float) -> Mask:
     return made
 
 
-def fields(use: Use, seed: int, specimens: int, each: int, pixels: int) -> list[Field]:
-    """Return `each` scans without noise of every specimen, `pixels` a side and some more."""
+def scans(use: Use, seed: int, number: int, each: int, pixels: int) -> list[Field]:
+    """Return `each` scans without noise of specimen `number`, `pixels` a side and some more."""
     size, made = int(_MARGIN * pixels), []
-    for number in range(specimens):
-        specimen = Specimen(use, seed, number)
-        for _ in range(each):
-            region = specimen.region(size)
-            response = specimen.scan(region, size, _QUIET)
-            made.append(Field(response, specimen.walls(region, size), region.width / size))
-        specimen.microscope.close()
+    specimen = Specimen(use, seed, number)
+    for _ in range(each):
+        region = specimen.region(size)
+        response = specimen.scan(region, size, _QUIET)
+        made.append(Field(response, specimen.walls(region, size), region.width / size))
+    specimen.microscope.close()
     return made
 
 

@@ -81,6 +81,7 @@ def test_the_machine_s_limits_are_plausible() -> None:
     limits = Limits()
     assert limits.memcpy(0.02) > 1e8
     assert limits.read(0.02) > 1e8
+    assert limits.cross_core(0.02) > 1e8
 
 
 def test_the_table_holds_every_figure() -> None:

@@ -185,7 +185,7 @@ def test_the_bench_of_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = detectors_cuda.measure(Task.of(4), 0.0, least_bytes=1 << 20)
     assert found["gpu_max_relative_error"] < 1e-12
     assert min(found["gpu_fps"], found["gb_s"], found["gpu_memory_gb_s"], found["x_memory_bandwidth"]) > 0
-    monkeypatch.setattr(cuda, "_KERNEL", cuda._KERNEL.replace("down += (Wide)y", "down += (Wide)1"))
+    monkeypatch.setattr(cuda, "_KERNEL", cuda._KERNEL.replace("down += (Wide)top", "down += (Wide)1"))
     cuda._kernel.cache_clear()
     with pytest.raises(ProbeloopError, match="probeloop on the GPU: moment y of frame"):
         detectors_cuda.measure(Task.of(4), 0.0, least_bytes=1 << 20)

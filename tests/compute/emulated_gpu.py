@@ -30,12 +30,27 @@ static Wide warp_sum(Wide value) { Wide& sum = sums_[turn_++]; sum += value; ret
 SHIM = """
 #include <cstring>
 #define __global__
+#define __device__
+#define __launch_bounds__(threads)
 #define __align__(bytes) alignas(bytes)
 struct Index { int x, y, z; };
 static Index threadIdx, blockIdx, gridDim;
+// what the CUDA C++ Programming Guide says of them: 4 bytes times 4 bytes; 2 x 16 bits times the low, the high bytes
+template <class Byte, class Half, class Int> Int dotted(Int a, Int b, Int sum, int first, int count) {
+    for (int i = 0; i < count; ++i) {
+        const Int pixel = count == 4 ? (Int)(Byte)(a >> 8 * i) : (Int)(Half)(a >> 16 * i);
+        sum += pixel * (Int)(Byte)(b >> 8 * (first + i));
+    }
+    return sum;
+}
+#define DOTTED(name, first, count) \\
+static unsigned name(unsigned a, unsigned b, unsigned c) \\
+    { return dotted<unsigned char, unsigned short>(a, b, c, first, count); } \\
+static int name(int a, int b, int c) { return dotted<signed char, short>(a, b, c, first, count); }
+DOTTED(__dp4a, 0, 4) DOTTED(__dp2a_lo, 0, 2) DOTTED(__dp2a_hi, 2, 2)
 """
 RUN = """
-extern "C" void run(int across, int down, const void* frames, const void* bits, int height, int width, int words,
+extern "C" void run(int across, int down, const void* frames, const void* masks, int height, int width, int stride,
                     int first, int end, void* out) {
     gridDim = {across, down, 1};
     for (int y = 0; y < down; ++y) for (int x = 0; x < across; ++x) for (int warp = 0; warp < WARPS; ++warp) {
@@ -44,7 +59,8 @@ extern "C" void run(int across, int down, const void* frames, const void* bits, 
         for (int lane = 31; lane >= 0; --lane) {
             turn_ = 0;
             threadIdx = {lane, warp, 0};
-            frame_sums((const Pixel*)frames, (const unsigned*)bits, height, width, words, first, end, (Wide*)out);
+            frame_sums((const Pixel*)frames, (const unsigned char*)masks, height, width, stride, first, end,
+                       (Wide*)out);
         }
     }
 }

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import scipy.ndimage as ndi
 from probeloop.plugins.segment.picture import SEEDS, generator, near
-from probeloop.plugins.segment.specimens import Specimen, cut, fields, resolved, scan
+from probeloop.plugins.segment.specimens import Specimen, cut, resolved, scan, scans
 
 pytest.importorskip("skimage", reason="no scikit-image: pip install 'probeloop[ml]'")
 
 
 @pytest.fixture(scope="module")
 def known() -> list:
-    return fields("training", 3, specimens=1, each=2, pixels=96)
+    return scans("training", 3, number=0, each=2, pixels=96)
 
 
 def test_walls_are_dark_lines_in_the_response(known: list) -> None:

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from probeloop.plugins.segment.batches import batch_of, picture_of
 from probeloop.plugins.segment.commands import train
 from probeloop.plugins.segment.curves import curves
+from probeloop.plugins.segment.ensemble import Ensemble
+from probeloop.plugins.segment.lamellae import lamellae
 from probeloop.plugins.segment.picture import generator
-from probeloop.plugins.segment.training import Trainer, Training, batch_of, picture_of, rate_at, stages
-from probeloop.plugins.segment.weights import Card, load, save
+from probeloop.plugins.segment.schedule import Training, rate_at, stages
+from probeloop.plugins.segment.training import Trainer
+from probeloop.plugins.segment.weights import SHIPPED, Card, load, save
 
 from probeloop.api import DropInError, SettingsError
 from probeloop.cli import main
@@ -96,6 +100,7 @@ def test_a_checkpoint_of_another_training_is_not_taken(tmp_path: Path) -> None:
     run(tmp_path)
     with pytest.raises(DropInError, match="other settings"):
         run(tmp_path, seed=5)
+    assert run(tmp_path, makers=2, threads=2).members  # where it is learned makes it no other one
     (tmp_path / "checkpoint.safetensors").write_bytes(b"no")
     with pytest.raises(DropInError, match=r"corrupt.*delete it"):
         run(tmp_path)
@@ -110,6 +115,57 @@ def test_pictures_depend_on_seed_stage_and_cycle_alone() -> None:
     for other in (batch_of(config, first, 4, []), batch_of(config, second, 3, []), elsewhere):
         assert not np.array_equal(one[0], other[0])
     assert one[0].shape == one[1].shape == one[2].shape == (2, 1, 32, 32)
+
+
+def test_makers_in_processes_make_the_same_pictures(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"cycles": 2, "members": 1, "member_cycles": 1, "simulated": 0.5, "specimens": 2}
+    one, two = (run(tmp_path / str(makers), makers=makers, **changes) for makers in (1, 2))
+    assert same(one.members[0], two.members[0])
+    assert one.losses == two.losses
+
+
+def test_a_batch_that_is_looked_at_again_is_flipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from probeloop.plugins.segment import training
+
+    shown: list[Any] = []
+    real = training._step
+    monkeypatch.setattr(training, "_step", lambda n, o, batch, b: shown.append(batch) or real(n, o, batch, b))
+    trainer = run(tmp_path, cycles=1, members=1, member_cycles=1, looks=3)
+    assert [len(each) for each in trainer.losses] == [1, 1]
+    assert len(shown) == 6
+    for first, second, third in zip(*shown[:3], strict=True):
+        assert torch.equal(first.flip(3), second)
+        assert torch.equal(first.flip(2), third)
+        assert not torch.equal(first, second)
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DropInError, match=r"no GPU that torch .* nvidia-smi"):
+        run(tmp_path / "a", device="cuda")
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(DropInError, match="no GPU"):
+        Ensemble.from_file(SHIPPED, "cuda")
+
+
+@pytest.mark.hardware
+def test_a_real_gpu_learns_and_predicts_as_the_cpu(tmp_path: Path) -> None:
+    losses = {}
+    for device in ("cpu", "cuda"):
+        trainer = run(tmp_path / device, device=device, cycles=60, members=1, batch=4, rate=1e-2, filters=8)
+        losses[device] = trainer.losses[0]
+        assert all(tensor.device.type == "cpu" for tensor in trainer.members[0].values())
+    assert losses["cuda"][0] == pytest.approx(losses["cpu"][0], rel=0.02)
+    assert np.mean(losses["cuda"][-10:]) == pytest.approx(np.mean(losses["cpu"][-10:]), rel=0.15)
+    again = run(tmp_path / "cuda", device="cuda", cycles=60, members=1, batch=4, rate=1e-2, filters=8)
+    assert again.losses[0] == losses["cuda"]
+    values = lamellae(generator("calibration", 0, 1), 128).values
+    here, there = (Ensemble.from_file(SHIPPED, device).predict(values, keep_each=True) for device in ("cpu", "cuda"))
+    assert np.abs(here.mean - there.mean).max() < 0.05
+    assert np.abs(here.mean - there.mean).mean() < 0.002
+    assert there.frame == pytest.approx(here.frame, abs=0.05)
 
 
 def test_members_draw_from_ranges_of_their_own() -> None:
@@ -188,7 +244,6 @@ def test_curves_of_every_stage() -> None:
 @pytest.mark.timeout(1500)
 def test_quick_training_reaches_the_shipped_quality(tmp_path: Path) -> None:
     """On two cores, in 15 minutes and 3 GB; the figures within 0.05 of the shipped ensemble's."""
-    from probeloop.plugins.segment.ensemble import Ensemble
     from probeloop.plugins.segment.quality import quality
 
     out = tmp_path / "w.safetensors"

@@ -53,7 +53,7 @@ def test_training_never_draws_from_the_scoring_generator() -> None:
 
 def test_no_range_of_a_member_reaches_the_shifts_of_the_scoring() -> None:
     """Those are noise of half the contrast and more, a second apex, ringing, inverted contrast."""
-    from probeloop.plugins.segment.training import OWN
+    from probeloop.plugins.segment.schedule import OWN
 
     assert min(ranges.snr[0] for ranges in OWN) >= 4.0
     for ranges in OWN:

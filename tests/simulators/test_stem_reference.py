@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -84,8 +85,7 @@ def test_potentials_made_from_atoms_are_abtems_where_its_grid_is_fine(crystals: 
     assert np.abs(made - theirs)[1:][band[1:]].max() < 0.05 * np.abs(theirs)[1:][band[1:]].max()
 
 
-@pytest.mark.parametrize("c10", [3e-9, 60e-9])
-def test_many_probes_at_once_are_the_same_patterns(c10: float) -> None:
+def many_probes(c10: float, device: Literal["cpu", "cuda"]) -> None:
     geometry = Geometry(64, LAMBDA / 1.5e-9, LAMBDA, 20e-3)
     scattering = ScatteringSettings(slices=2, configurations=3, samples=3, focal_spread=3.0, source_size=0.05)
     world = World("srtio3", StructureSettings(), scattering, geometry, 200e3, 512, 5)
@@ -93,11 +93,23 @@ def test_many_probes_at_once_are_the_same_patterns(c10: float) -> None:
     assert (probe.size > 64) == (c10 > 10e-9)
     places = np.random.default_rng(2).uniform(-2e-9, 2e-9, (5, 2))
     frames = np.array([4, -1, 9, 100, 3])
-    many = BatchedScatterer(world.medium).intensities(probe, places, frames)
+    many = BatchedScatterer(world.medium, device).intensities(probe, places, frames)
     scatterer = world.scatterer()
     for (x, y), frame, pattern in zip(places, frames, many, strict=True):
         one = np.abs(scatterer.far_field(probe, float(x), float(y), int(frame))) ** 2
         assert np.abs(one - pattern).max() < 1e-4 * one.max()
+
+
+@pytest.mark.parametrize("c10", [3e-9, 60e-9])
+def test_many_probes_at_once_are_the_same_patterns(c10: float) -> None:
+    many_probes(c10, "cpu")
+
+
+@pytest.mark.hardware
+@pytest.mark.parametrize("c10", [3e-9, 60e-9])
+def test_a_real_gpu_makes_the_same_patterns(c10: float) -> None:
+    pytest.importorskip("cupy", reason="no cupy: pip install 'probeloop[cuda]'")
+    many_probes(c10, "cuda")
 
 
 def test_without_a_gpu_the_gpu_is_refused() -> None:

@@ -22,7 +22,7 @@ from .progress import Progress
 from .rounds import Figures, interleaved
 from .stream_role import FRAME_WORDS
 
-OURS, ZMQ, RAW, MEMCPY = "probeloop", "pyzmq", "iceoryx2", "memcpy"
+OURS, ZMQ, RAW, MEMCPY, CROSS = "probeloop", "pyzmq", "iceoryx2", "memcpy", "cross core"
 FRAME_BYTES = FRAME_WORDS * 8
 RATE = 1_000.0  # frames a second of the latency
 READERS = 3
@@ -64,14 +64,15 @@ class Bench:
         return max(0.05, self.seconds * _SHARES[what] / ((self.rounds + 1) * contestants))
 
     def throughput(self, n: int, limits: Limits) -> Figures:
-        """Return bytes a second of blocks of `n` frames, and of copying hot frames into a ring."""
-        each = self._each("throughput", 2 * (len(self.parties) + 1))
+        """Return bytes a second of blocks of `n` frames, and of a ring: copied into; read by another core."""
+        each = self._each("throughput", 2 * (len(self.parties) + 2))
 
         def run(name: str, party: Party) -> Callable[[], float]:
             return lambda: self.checked.add(name, party.run(n, each)).fps * FRAME_BYTES
 
         runs = {name: run(name, party) for name, party in self.parties.items()}
-        return self._rounds({**runs, MEMCPY: lambda: limits.memcpy(each)})
+        alone = {MEMCPY: lambda: limits.memcpy(each), CROSS: lambda: limits.cross_core(each)}
+        return self._rounds({**runs, **alone})
 
     def latency(self) -> Figures:
         """Return the median latency from the start of the copy to the reader's hands [us]."""
@@ -158,6 +159,7 @@ def bench(seconds: float = SECONDS, tell: Tell = lambda done, of: None) -> dict[
         "limits": {
             "memcpy_gb_s": round(max(f.median(MEMCPY) for f in by_n.values()) / 1e9, 1),
             "read_gb_s": round(read / 1e9, 1),
+            "cross_core_gb_s": round(min(f.median(CROSS) for f in by_n.values()) / 1e9, 1),
         },
         "medians": {
             **{f"gb_s_{n}_a_block": _medians(figures, 1e9) for n, figures in by_n.items()},

@@ -16,6 +16,7 @@ from .progress import Progress
 from .rounds import interleaved, rounds_in
 
 _LEAST_BYTES = 1 << 30  # more than any GPU's cache
+_AT_ONCE = 4096  # frames that one launch sums
 
 
 def measure(task: Task, seconds: float, least_bytes: int = _LEAST_BYTES) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def measure(task: Task, seconds: float, least_bytes: int = _LEAST_BYTES) -> dict
     for first in range(0, count, unique):
         here[first : first + unique].set(task.frames[:unique], stream=stream)
     kernels = CudaSums(PackedMasks.of(task.masks).bits)
-    sums = cupy.empty((count, kernels.workers(SIDE), len(task.masks) + 3), np.int64)
+    sums = cupy.empty((count, kernels.workers(SIDE, min(count, _AT_ONCE)), len(task.masks) + 3), np.int64)
     host_sums = np.empty(sums.shape, np.int64)
     stream.synchronize()
     detectors = VirtualDetectors(task.masks, "cuda")
@@ -47,8 +48,8 @@ def measure(task: Task, seconds: float, least_bytes: int = _LEAST_BYTES) -> dict
         return time.perf_counter() - began
 
     def launch() -> None:
-        for first in range(0, count, 1024):  # as many blocks side by side as CUDA likes
-            part = slice(first, min(first + 1024, count))
+        for first in range(0, count, _AT_ONCE):
+            part = slice(first, min(first + _AT_ONCE, count))
             kernels.launch(here[part], sums[part], (0, SIDE), True)
 
     def resident() -> float:

@@ -19,10 +19,12 @@ from .backend import array_module
 from .lanes import LANES
 
 WARPS = 8  # of a block of threads
-_WORKERS = 64  # warps that share a frame, at most
+_WARPS_WANTED = 8192  # at work at once: as many as the largest GPUs hold
+_ROWS = 4  # of a warp, at least
 _BATCH_BYTES, _SLOTS = 4 << 20, 3  # gathered, copied, summed
 _MOST_BLOCKS = 65_535  # that CUDA launches side by side
-_LOAD_BYTES = 8  # that a thread takes at once
+_LOAD_BYTES = 16  # that a thread takes at once
+_MOST_ROWS = 64  # that narrow sums are kept over, at most
 
 _TYPES = {  # pixel -> C type, what a row is summed in, what rows are summed in
     "u1": ("unsigned char", "unsigned int", "long long"),
@@ -44,48 +46,93 @@ __device__ Wide warp_sum(Wide value) {
 }
 """
 
+# four pixels of 8 or 16 bits times four bytes, in one or two instructions: masks and places are such bytes
+QUAD_DOT = """
+struct Quad { unsigned int word[sizeof(Pixel)]; };
+__device__ Row dot(Quad quad, unsigned int weights, Row sum) {
+    if (sizeof(Pixel) == 1) return __dp4a((Row)quad.word[0], (Row)weights, sum);
+    sum = __dp2a_lo((Row)quad.word[0], (Row)weights, sum);
+    return __dp2a_hi((Row)quad.word[sizeof(Pixel) - 1], (Row)weights, sum);
+}
+"""
+
 _KERNEL = """
-extern "C" __global__ void frame_sums(
-    const Pixel* __restrict__ frames, const unsigned int* __restrict__ bits,
-    int height, int width, int words, int first, int end, Wide* __restrict__ out)
+struct __align__(sizeof(Pixel) * PACK) Pack {
+#if QUADS
+    Quad quad[QUADS];
+#else
+    Pixel pixel[PACK];
+#endif
+};
+struct __align__(PACK) Inside {
+#if QUADS
+    unsigned int quad[QUADS];
+#else
+    unsigned char pixel[PACK];
+#endif
+};
+extern "C" __global__ void __launch_bounds__(LANES * WARPS) frame_sums(
+    const Pixel* __restrict__ frames, const unsigned char* __restrict__ masks,
+    int height, int width, int stride, int first, int end, Wide* __restrict__ out)
 {
     const int lane = threadIdx.x, worker = blockIdx.x * WARPS + threadIdx.y, workers = gridDim.x * WARPS;
     const Pixel* frame = frames + (long long)blockIdx.y * height * width;
-    const int steps = (width + LANES * PACK - 1) / (LANES * PACK);
     Wide inside[MASKS + 1] = {0}, total = 0, across = 0, down = 0;
-    for (int y = first + worker; y < end; y += workers) {
-        const Pixel* pixels = frame + (long long)y * width;
-        Row row = 0, by_step = 0, within = 0, row_inside[MASKS + 1] = {0};
+    for (int top = first + worker; top < end; top += ROWS * workers) {
+        const int left = (end - top + workers - 1) / workers, rows = left < ROWS ? left : ROWS;
+        Row sum = 0, by_row = 0, by_step = 0, within = 0, sum_inside[MASKS + 1] = {0};
         #pragma unroll 4
-        for (int step = 0; step < steps; ++step) {
-            const int x = (step * LANES + lane) * PACK;
-            Pack pack = {};
-            if (PACK > 1 || x < width) pack = *reinterpret_cast<const Pack*>(pixels + x);
-            #pragma unroll
-            for (int p = 0; p < PACK; ++p) {
-                row += (Row)pack.pixel[p];
-                if (MOMENTS) within += (Row)p * (Row)pack.pixel[p];
-            }
-            by_step += row;
-            #pragma unroll
-            for (int k = 0; k < MASKS; ++k) {
-                const unsigned int word = bits[((long long)k * height + y) * words + x / LANES] >> (x % LANES);
+        for (int i = 0; i < rows; ++i) {
+            const int y = top + i * workers;
+            Row row = 0;
+            #pragma unroll 4
+            for (int step = 0; step < STEPS; ++step) {
+                const int x = (step * LANES + lane) * PACK;
+                if (!FULL && x >= width) continue;
+                const Pack pack = *reinterpret_cast<const Pack*>(frame + (long long)y * width + x);
+                Row part = 0;
+                #if QUADS
                 #pragma unroll
-                for (int p = 0; p < PACK; ++p) row_inside[k] += word >> p & 1u ? (Row)pack.pixel[p] : (Row)0;
+                for (int q = 0; q < QUADS; ++q) {
+                    part = dot(pack.quad[q], 0x01010101u, part);
+                    if (MOMENTS) within = dot(pack.quad[q], 0x03020100u + 0x04040404u * q, within);
+                }
+                #else
+                #pragma unroll
+                for (int p = 0; p < PACK; ++p) {
+                    part += (Row)pack.pixel[p];
+                    if (MOMENTS) within += (Row)p * (Row)pack.pixel[p];
+                }
+                #endif
+                #pragma unroll
+                for (int k = 0; k < MASKS; ++k) {
+                    const Inside ones =
+                        *reinterpret_cast<const Inside*>(masks + ((long long)k * height + y) * stride + x);
+                    #if QUADS
+                    #pragma unroll
+                    for (int q = 0; q < QUADS; ++q) sum_inside[k] = dot(pack.quad[q], ones.quad[q], sum_inside[k]);
+                    #else
+                    #pragma unroll
+                    for (int p = 0; p < PACK; ++p) sum_inside[k] += ones.pixel[p] ? (Row)pack.pixel[p] : (Row)0;
+                    #endif
+                }
+                row += part;
+                if (MOMENTS && STEPS > 1) by_step += (Row)step * part;
             }
+            sum += row;
+            if (MOMENTS) by_row += (Row)i * row;
         }
-        for (int k = 0; k < MASKS; ++k) inside[k] += (Wide)row_inside[k];
+        for (int k = 0; k < MASKS; ++k) inside[k] += (Wide)sum_inside[k];
         if (MOMENTS) {
-            total += (Wide)row;
-            across += (Wide)PACK * (LANES * ((Wide)steps * (Wide)row - (Wide)by_step) + (Wide)lane * (Wide)row)
-                    + (Wide)within;
-            down += (Wide)y * (Wide)row;
+            total += (Wide)sum;
+            across += (Wide)PACK * (LANES * (Wide)by_step + (Wide)lane * (Wide)sum) + (Wide)within;
+            down += (Wide)top * (Wide)sum + (Wide)workers * (Wide)by_row;
         }
     }
     Wide* sums = out + ((long long)blockIdx.y * workers + worker) * (MASKS + 3);
     for (int k = 0; k < MASKS; ++k) {
-        const Wide sum = warp_sum(inside[k]);
-        if (lane == 0) sums[k] = sum;
+        const Wide value = warp_sum(inside[k]);
+        if (lane == 0) sums[k] = value;
     }
     const Wide moments[3] = {warp_sum(total), warp_sum(across), warp_sum(down)};
     if (lane == 0) for (int i = 0; i < 3; ++i) sums[MASKS + i] = moments[i];
@@ -94,20 +141,40 @@ extern "C" __global__ void frame_sums(
 
 
 def packed(dtype: np.dtype[Any], width: int) -> int:
-    """Return how many pixels a thread takes at once: as many as fill 8 bytes and divide the rows evenly."""
-    count = max(1, _LOAD_BYTES // dtype.itemsize)
-    return count if width % (LANES * count) == 0 else 1
+    """Return how many pixels a thread takes at once: a power of two that fills 16 bytes and divides the rows."""
+    count = _LOAD_BYTES // dtype.itemsize
+    while width % count:
+        count //= 2
+    return count
 
 
-def source(dtype: np.dtype[Any], masks: int, moments: bool, pack: int, warp_sum: str = WARP_SUM) -> str:
+def rows_together(dtype: np.dtype[Any], pack: int, steps: int) -> int:
+    """Return how many rows of `steps` loads a thread may sum before its narrow sums could run over.
+
+    At least one: what does not even hold a row is not `kernels.prepared`.
+    """
+    if dtype.kind == "f" or dtype.itemsize > 2:
+        return _MOST_ROWS
+    room = 2**32 >> 8 * dtype.itemsize  # so many of the largest pixel
+    a_row = pack * steps * max(pack - 1, steps - 1, 2) // 2
+    rows = min(_MOST_ROWS, max(1, room // a_row))
+    while rows > 1 and rows * (rows - 1) // 2 * pack * steps > room:
+        rows -= 1
+    return rows
+
+
+def source(dtype: np.dtype[Any], masks: int, moments: bool, width: int, warp_sum: str = WARP_SUM) -> str:
     """Return the CUDA C++ that sums pixels of `dtype` over a number of masks. warp_sum: how a warp adds up."""
     pixel, row, wide = _TYPES[dtype.str[1:]]
-    names = {"LANES": LANES, "WARPS": WARPS, "MASKS": masks, "MOMENTS": int(moments), "PACK": pack}
+    pack = packed(dtype, width)
+    steps = -(-width // (LANES * pack))
+    quads = pack // 4 if dtype.itemsize <= 2 else 0
+    names = {"LANES": LANES, "WARPS": WARPS, "MASKS": masks, "MOMENTS": int(moments), "PACK": pack, "QUADS": quads,
+             "STEPS": steps, "FULL": int(steps * LANES * pack == width),
+             "ROWS": rows_together(dtype, pack, steps)}  # fmt: skip
     defined = "".join(f"#define {name} {value}\n" for name, value in names.items())
     types = f"typedef {pixel} Pixel; typedef {row} Row; typedef {wide} Wide;\n"
-    return (
-        f"{defined}{types}struct __align__(sizeof(Pixel) * PACK) Pack {{ Pixel pixel[PACK]; }};\n{warp_sum}{_KERNEL}"
-    )
+    return f"{defined}{types}{QUAD_DOT if quads else ''}{warp_sum}{_KERNEL}"
 
 
 def overlapped(
@@ -129,8 +196,8 @@ def overlapped(
 
 
 @cache
-def _kernel(dtype: np.dtype[Any], masks: int, moments: bool, pack: int) -> Any:
-    code = source(dtype, masks, moments, pack)
+def _kernel(dtype: np.dtype[Any], masks: int, moments: bool, width: int) -> Any:
+    code = source(dtype, masks, moments, width)
     return array_module("cuda").RawKernel(code, "frame_sums", options=("-std=c++14",))
 
 
@@ -142,7 +209,8 @@ class CudaSums:
 
     def __init__(self, bits: NDArray[np.uint32]) -> None:
         self._cupy: Any = array_module("cuda")
-        self._bits = self._cupy.asarray(bits)
+        pixels = np.unpackbits(bits.astype("<u4").view(np.uint8), axis=-1, bitorder="little")
+        self._masks = self._cupy.asarray(pixels)  # a byte each, (K, ky, kx and some more)
         self._slots: dict[tuple[Any, ...], list[_Slot]] = {}
 
     def __call__(self, frames: NDArray[Any], rows: tuple[int, int], moments: bool, out: NDArray[Any]) -> None:
@@ -152,7 +220,7 @@ class CudaSums:
         slots = self._slots.get((shape, frames.dtype))
         if slots is None:
             self._slots.clear()  # of another stream of frames; pinned memory is dear
-            workers = self.workers(frames.shape[1])
+            workers = self.workers(frames.shape[1], size)
             sums = (size, workers, out.shape[1])
             slots = [_Slot(self._cupy, shape, frames.dtype, sums, out.dtype) for _ in range(_SLOTS)]
             self._slots[shape, frames.dtype] = slots
@@ -166,22 +234,18 @@ class CudaSums:
         overlapped(len(frames), size, _SLOTS, start, finish)
 
     @staticmethod
-    def workers(height: int) -> int:
-        """Return how many warps share a frame of `height` rows."""
-        return WARPS * max(1, min(_WORKERS // WARPS, height // (4 * WARPS)))
+    def workers(height: int, count: int) -> int:
+        """Return how many warps share each of `count` frames of `height` rows: no more than needed."""
+        blocks = -(-_WARPS_WANTED // (WARPS * max(1, count)))
+        return WARPS * max(1, min(blocks, height // (_ROWS * WARPS)))
 
     def launch(self, frames: Any, sums: Any, rows: tuple[int, int], moments: bool) -> None:
         """Sum frames (N, ky, kx) on the device into sums (N, workers, K + 3), there too, on the current stream."""
         count, height, width = frames.shape
-        kernel = _kernel(frames.dtype, self._bits.shape[0], moments, packed(frames.dtype, width))
-        shape = (
-            np.int32(height),
-            np.int32(width),
-            np.int32(self._bits.shape[2]),
-            np.int32(rows[0]),
-            np.int32(rows[1]),
-        )
-        kernel((sums.shape[1] // WARPS, count), (LANES, WARPS), (frames, self._bits, *shape, sums))
+        masks, _, stride = self._masks.shape
+        kernel = _kernel(frames.dtype, masks, moments, width)
+        given = [np.int32(each) for each in (height, width, stride, *rows)]
+        kernel((sums.shape[1] // WARPS, count), (LANES, WARPS), (frames, self._masks, *given, sums))
 
 
 class _Slot:
