@@ -33,6 +33,7 @@ TARGETS: dict[str, tuple[str, float]] = {
     "x_torch_eager": (">=", 2.2),
     "x_published_predictor": (">=", 4.0),
 }
+_SIDE_BY_SIDE = 2  # pictures of a calibration
 _BETTER = "give it more maps, or in a .toml another number of cycles (180) or another rate (2e-4)"
 
 
@@ -74,7 +75,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     card = Card(settings.filters, settings.members, flipped=True, trained=told)
     save(out, members, card)
     stored, _ = load(out)  # as float16 has them
-    card = calibrated(stored, card, settings.seed, settings.held_out)
+    card = calibrated(stored, card, settings.seed, settings.held_out, threads=_SIDE_BY_SIDE)
     save(out, members, card)
     made = {"curves": str(folder / "curves.svg"), "seconds": time.monotonic() - began,
             "loss": [each[-1] for each in trainer.losses]}  # fmt: skip
@@ -105,7 +106,7 @@ def _calibrated(given: dict[str, Any]) -> dict[str, Any]:
     members, card = load(path)
     say("sets threshold, error estimate and frame score on held-out pictures")
     seed = settings.seed if "seed" in given else int(card.trained.get("seed", 0))
-    card = calibrated(members, card, seed, settings.held_out)
+    card = calibrated(members, card, seed, settings.held_out, threads=_SIDE_BY_SIDE)
     save(out, [member.state_dict() for member in members], card)
     return _told(out, card, say)
 

@@ -89,20 +89,24 @@ def fitted(known: Values, wrong: NDArray[np.bool_]) -> tuple[float, ...]:
     terms[0], terms[1 : CLUES + 1] = 1.0, z
     for row, first, second in zip(terms[CLUES + 1 :], *np.triu_indices(CLUES), strict=True):
         np.multiply(z[first], z[second], out=row)
-    learned = _logistic(terms.T, wrong)
-    plain = _logistic(np.stack([np.ones(z.shape[1]), entropy(known[MEAN])], axis=1), wrong)
+    learned = logistic(terms.T, wrong)
+    plain = logistic(np.stack([np.ones(z.shape[1]), entropy(known[MEAN])], axis=1), wrong)
     return tuple(float(value) for part in (middle, scale, learned, plain) for value in part.astype(np.float32))
 
 
-def _logistic(x: Values, wrong: NDArray[np.bool_]) -> Values:
-    """Return the weights (k,) of a logistic regression of what was wrong (n,) on x (n, k), by Newton's method."""
+def logistic(x: Values, wrong: NDArray[np.bool_], ridge: float = _RIDGE, counts: Values | None = None) -> Values:
+    """Return the weights (k,) of a logistic regression of what was wrong (n,) on x (n, k), by Newton's method.
+
+    ridge: half the penalty on each weight's square. counts (n,): of each row, 1 on average; None = all the same.
+    """
     y, weights = wrong.astype(np.float64), np.zeros(x.shape[1])
+    each = np.ones(len(y)) if counts is None else counts
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        slope = x.T @ (p - y) / len(y) + _RIDGE * weights
-        bend = _RIDGE * np.eye(len(weights))
+        slope = x.T @ (each * (p - y)) / len(y) + ridge * weights
+        bend = ridge * np.eye(len(weights))
         for some in range(0, len(y), _ROWS):  # piece by piece: a second x at once is what memory was short of
-            part, share = x[some : some + _ROWS], (p * (1 - p))[some : some + _ROWS]
+            part, share = x[some : some + _ROWS], (each * p * (1 - p))[some : some + _ROWS]
             bend += (part * share[:, None]).T @ part / len(y)
         step = np.linalg.solve(bend, slope)
         weights -= step

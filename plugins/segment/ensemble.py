@@ -107,6 +107,13 @@ class Ensemble:
         return Prediction(mean, variance, disagreement, spread, doubts, shown, frame, features,
                           each if keep_each else None)  # fmt: skip
 
+    def features(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return what the frame's score of a map (ny, nx) is made of, and nothing else. Raises SettingsError."""
+        shown = prepared(values)
+        ny, nx = shown.shape
+        sums = self._passed(padded(shown))[:, :ny, :nx]
+        return traits(shown, sums[:-1].mean(axis=0), sums[:-1].var(axis=0), sums[-1])
+
     def moments(self, shown: Image) -> tuple[Image, Image]:
         """Return mean and variance over the members of what they see, (ny, nx) with sides that are multiples of 4."""
         each = self._passed(shown)[:-1]

@@ -1,8 +1,8 @@
-"""What the frame score was chosen on: pictures of the training generator that something is wrong with.
+"""What the frame score learns to call strange: pictures of the training generator that something is wrong with.
 
 No shift here is one of those that the score is judged by (`foreign`: another geometry and wall profile, a second
-apex, ringing feedback, much noise, inverted contrast). They are of other kinds, so that a score which tells them does
-so because it knows what is familiar, not because it knows them. Nothing is fitted on them either.
+apex, ringing feedback, much noise, inverted contrast). They are of other kinds: what was chosen or learned on them
+holds for those only as far as being strange has something in common.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from probeloop.api import DropInError, Problem, Settings, SettingsError, quantity
 
 from .batches import batch_of
-from .calibration import FAMILIAR, calibrated
+from .calibration import calibrated
 from .ensemble import Ensemble, Prediction
 from .generators import generator_of
 from .lamellae import lamellae
@@ -43,6 +43,7 @@ _HELD = 4  # of this many lines the last is held out, where there are enough
 _ENOUGH = 96  # lines
 _FIRST_STAGE = 1000  # of the training seeds: no stage of a training comes so far
 _CHECKED = 10**7  # of the calibration seeds: pictures that nothing is set on
+_FAMILIAR = 5  # times `frames`, pictures for the frame score
 _PIECES, _SIZE = 8, 128  # of a map, and their pixels a side
 _WALLS = 0.2  # probability of wall from which on the members' agreement counts
 _SAYS_S = 5.0  # between two words on how far it is
@@ -218,8 +219,9 @@ def retrain(
         progress.step("sets threshold, error estimate and frame score", one)
 
     made = calibrated(
-        again, told_card, settings.seed, settings.frames, _SIZE, pieces(usable, settings.seed), step=step
-    )
+        again, told_card, settings.seed, settings.frames, _SIZE, pieces(usable, settings.seed),
+        familiar=_FAMILIAR, wrong=0.0, step=step,
+    )  # fmt: skip
     figures = _compared(before, Ensemble(again, made), usable, lessons, settings, progress)
     lost = figures["f1_before"] - figures["f1_after"]
     kept = lost < DROP and figures["disagreement_after"] < figures["disagreement_before"]
@@ -231,7 +233,7 @@ def retrain(
 def _work(settings: Retraining, members: int, maps: list[Map]) -> float:
     """Return about how many pixels a network looks at; a pixel that is learned from costs three times as much."""
     taught = 3.0 * settings.cycles * settings.batch * settings.crop**2
-    pictures = (FAMILIAR * settings.frames + _PIECES * len(maps) + 2 * settings.checked) * _SIZE**2
+    pictures = (_FAMILIAR * settings.frames + _PIECES * len(maps) + 2 * settings.checked) * _SIZE**2
     return members * (taught + pictures + 3.0 * sum(each.size for each in maps))
 
 

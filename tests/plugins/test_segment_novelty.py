@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from probeloop.plugins.segment import novelty
 from probeloop.plugins.segment.commands import train
 from probeloop.plugins.segment.foreign import SHIFTS
 from probeloop.plugins.segment.lamellae import lamellae
@@ -13,6 +14,7 @@ from probeloop.plugins.segment.network import build
 from probeloop.plugins.segment.picture import generator
 from probeloop.plugins.segment.prepare import prepared
 from probeloop.plugins.segment.proxies import PROXIES, proxy
+from probeloop.plugins.segment.scores import auroc as ranked
 from probeloop.plugins.segment.traits import traits
 from probeloop.plugins.segment.weights import Card, read_card, save
 
@@ -78,6 +80,44 @@ def test_no_proxy_is_a_shift_that_the_score_is_judged_by() -> None:
     assert not set(PROXIES) & set(SHIFTS)
 
 
+def drawn(count: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    """Return traits (count, 12) of familiar frames, or of others that lie `shift` deviations off in one of them."""
+    made = np.random.default_rng(seed).normal(size=(count, 12)) * np.arange(1, 13)
+    made[:, 3] += 4.0 * shift
+    return made
+
+
+def scores(traits: np.ndarray, familiar: novelty.Familiar) -> np.ndarray:
+    return np.array([novelty.score(one, familiar) for one in traits])
+
+
+def test_what_is_wrong_with_some_pictures_is_seen_in_others() -> None:
+    known, odd, wrong = drawn(400, 0), drawn(60, 1, 2.5), drawn(60, 2, 2.5)
+    plain, taught = novelty.fitted(known), novelty.fitted(known, wrong=wrong)
+    usual = drawn(300, 3)
+    assert auroc(taught, usual, odd) > auroc(plain, usual, odd) + 0.05
+    for familiar in (plain, taught):
+        assert 0.005 < (scores(usual, familiar) > 1).mean() < 0.08
+    again = novelty.fitted(drawn(300, 4) * 3 + 5, before=taught)  # of networks whose traits have another scale
+    assert auroc(again, usual * 3 + 5, odd * 3 + 5) == pytest.approx(auroc(taught, usual, odd), abs=0.03)
+    assert novelty.fitted(known, before=plain).direction == b""
+
+
+def test_maps_that_were_learned_from_are_familiar_whatever_was_wrong_with_them() -> None:
+    known, odd = drawn(400, 0), drawn(60, 1, 6.0)
+    before = novelty.fitted(known, wrong=drawn(60, 2, 6.0))
+    assert np.median(scores(odd, before)) > 1
+    after = novelty.fitted(known, odd[:40], before=before)
+    assert after.learned == 40
+    assert np.median(scores(odd[40:], after)) < 1
+    assert np.median(scores(drawn(60, 5, -6.0), after)) > 0.9 * np.median(scores(drawn(60, 5, -6.0), before))
+
+
+def auroc(familiar: novelty.Familiar, usual: np.ndarray, odd: np.ndarray) -> float:
+    both = np.concatenate([scores(usual, familiar), scores(odd, familiar)])
+    return ranked(both, np.arange(len(both)) >= len(usual))
+
+
 def test_a_file_of_weights_is_calibrated_anew(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="no torch: pip install 'probeloop[ml]'")
     pytest.importorskip("safetensors", reason="no safetensors: pip install 'probeloop[ml]'")
@@ -91,7 +131,8 @@ def test_a_file_of_weights_is_calibrated_anew(tmp_path: Path) -> None:
     assert made["out"] == str(path)
     assert card.trained["calibration"]["frames"] == 8
     assert card.familiar is not None
-    assert len(card.familiar.apart) == 4 * 40
+    assert len(card.familiar.apart) == 4 * 80
+    assert card.familiar.pull > 0
     assert len(card.error) > 90
     with pytest.raises(SettingsError, match="cycles"):
         train({"calibrate": str(path), "cycles": 3})
