@@ -117,8 +117,11 @@ def for_inference(network: Any, device: str = "cpu", bfloat: bool = True) -> Any
     torch = library(device)
     from .folded import folded
 
+    fewer = bfloat and device == "cpu" and bfloat_is_faster(device)
     made = copy.deepcopy(network).eval()
-    made.scales = torch.nn.ModuleList(torch.nn.Sequential(*map(folded, scale)) for scale in made.scales)
+    made.scales = torch.nn.ModuleList(
+        torch.nn.Sequential(*(folded(block, fewer) for block in scale)) for scale in made.scales
+    )
     fold = torch.nn.utils.fusion.fuse_conv_bn_eval
     made.sides = torch.nn.ModuleList(fold(side[0], side[1]) for side in made.sides)
     made = made.to(device=device, memory_format=torch.channels_last)
