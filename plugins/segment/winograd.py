@@ -89,14 +89,14 @@ def _class() -> Any:
         def _picture(self, space: Any, x: Any, out: Any, bias: Any, add: bool, slope: np.float32) -> None:
             """Write into `out` (ny, nx, made) what comes of `x` (ny, nx, taken), strip by strip."""
             count, taken, made = -(-x.shape[0] // 2) * -(-x.shape[1] // 2), x.shape[2], out.shape[2]
-            # odd, so that the 16 sums of a tile don't fall into the same lines of the cache
             most = _STRIP // max(taken, made) | 1
             before, after = torch.from_numpy(space).view(torch.bfloat16)
             for first in range(0, count, most):
                 tiles = min(most, count - first)
                 _to_sums(x, first, tiles, space[0])
-                sums = before[: 16 * tiles * taken].view(16, tiles, taken)
-                torch.bmm(sums, self.weight, out=after[: 16 * tiles * made].view(16, tiles, made))
+                odd = tiles | 1  # else the 16 sums of a tile fall into the same lines of the cache
+                sums = before[: 16 * odd * taken].view(16, odd, taken)
+                torch.bmm(sums, self.weight, out=after[: 16 * odd * made].view(16, odd, made))
                 _from_sums(space[1], bias, first, tiles, out, add, slope)
 
     return Winograd
@@ -207,9 +207,9 @@ def _sums_to_tile(
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
 def _to_sums(x: Any, first: Any, tiles: Any, sums: Any) -> None:
-    """Write the sums (16, tiles, channels) of tiles from `first` on of x (ny, nx, channels)."""
+    """Write the sums (16, tiles or one more, channels) of tiles from `first` on of x (ny, nx, channels)."""
     ny, nx, channels = x.shape
-    skew = tiles * channels
+    skew = (tiles | 1) * channels
     wide = (nx + 1) // 2
     edge = np.zeros((4, 4, channels), x.dtype)
     for tile in range(tiles):
@@ -230,7 +230,7 @@ def _to_sums(x: Any, first: Any, tiles: Any, sums: Any) -> None:
 def _from_sums(sums: Any, bias: Any, first: Any, tiles: Any, out: Any, add: Any, slope: Any) -> None:
     """Write those tiles of out (ny, nx, channels)."""
     ny, nx, channels = out.shape
-    skew = tiles * channels
+    skew = (tiles | 1) * channels
     wide = (nx + 1) // 2
     edge = np.zeros((2, 2, channels), out.dtype)
     for tile in range(tiles):

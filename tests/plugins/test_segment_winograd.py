@@ -69,7 +69,7 @@ def test_residual_and_rectifier_come_along(shape: tuple[int, int]) -> None:
     assert close(fewer(x, slope=SLOPE), torch.nn.functional.leaky_relu(direct(x.float()), SLOPE))
     made = fewer(x, residual, SLOPE)
     assert close(made, exact)
-    assert float(exact.min()) > -0.2
+    assert -0.2 < float(made.float().min()) < 0  # without a rectifier -3
     assert made.data_ptr() == residual.data_ptr()
 
 
