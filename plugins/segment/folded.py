@@ -12,11 +12,15 @@ import functools
 from typing import Any
 
 from .network import SLOPE, library
+from .winograd import suits, winograd
 
 
-def folded(block: Any) -> Any:
-    """Return a module that predicts as a `ResBlock` in evaluation mode does, to rounding."""
-    return _class()(block)
+def folded(block: Any, fewer: bool = False) -> Any:
+    """Return a module that predicts as a `ResBlock` in evaluation mode does, to rounding.
+
+    fewer: its 3x3 convolutions multiply less where they have channels enough, see `winograd`; then in bfloat16 only.
+    """
+    return _class()(block, fewer)
 
 
 @functools.cache
@@ -26,10 +30,24 @@ def _class() -> Any:
     module: Any = nn.Module
     fold = nn.utils.fusion.fuse_conv_bn_eval
 
+    class Direct(module):  # type: ignore[misc]
+        """A convolution as torch does it, called as that of `winograd` is."""
+
+        def __init__(self, convolution: Any) -> None:
+            super().__init__()
+            self.convolution = convolution
+
+        def forward(self, x: Any, residual: Any = None, slope: float = 1.0) -> Any:
+            """(n, taken, ny, nx) to (n, made, ny, nx); slope 1: not rectified."""
+            made = self.convolution(x)
+            if residual is not None:
+                made.add_(residual)
+            return made if slope == 1 else functional.leaky_relu_(made, slope)
+
     class Folded(module):  # type: ignore[misc]
         """skip: the residual. first, second: 3x3 convolutions. at_once: `first` takes what `skip` takes."""
 
-        def __init__(self, block: Any) -> None:
+        def __init__(self, block: Any, fewer: bool) -> None:
             super().__init__()
             self.skip: Any = block.skip
             self.first: Any = fold(block.first, block.first_norm)
@@ -40,18 +58,22 @@ def _class() -> Any:
                 self.register_buffer("rows", taps[:, ::2].sum(dim=2)[:, :, None])  # (made, 2, 1): first and last
                 self.register_buffer("columns", taps[:, :, ::2].sum(dim=1)[:, None, :])
                 self.register_buffer("corners", taps[:, ::2, ::2])
+            self.first = winograd(self.first) if fewer and suits(self.first) else Direct(self.first)
+            self.second = winograd(self.second) if fewer and suits(self.second) else Direct(self.second)
 
         def forward(self, x: Any) -> Any:
             """(n, taken, ny, nx) to (n, made, ny, nx); ny and nx at least 2."""
             residual = self.skip(x)
-            made = self.first(x if self.at_once else residual)
             if self.at_once:
+                made = self.first(x)
                 ny, nx = made.shape[-2:]
                 made[:, :, :: ny - 1] -= self.rows
                 made[:, :, :, :: nx - 1] -= self.columns
                 made[:, :, :: ny - 1, :: nx - 1] += self.corners  # they were taken out twice
-            made = self.second(functional.leaky_relu_(made, SLOPE))
-            return functional.leaky_relu_(made.add_(residual), SLOPE)
+                made = functional.leaky_relu_(made, SLOPE)
+            else:
+                made = self.first(residual, slope=SLOPE)
+            return self.second(made, residual, SLOPE)
 
     return Folded
 
