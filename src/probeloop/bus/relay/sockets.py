@@ -1,6 +1,10 @@
 """ZeroMQ, here alone: one listening socket, calling ones, and who is let in.
 
 Off loopback both ends need a CURVE key; the listening one asks about every key that knocks (ZAP, ZeroMQ RFC 27).
+
+A message to a reader is one frame, and its parts are put into that. libzmq 4.3 ends the process that reads a message
+of several frames when the connection is made anew between two of them ("Assertion failed: !_more", src/fq.cpp): a
+socket with IMMEDIATE then drops what it had not read yet, whether a message was begun or not.
 """
 
 from __future__ import annotations
@@ -8,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...data.errors import BusError
+from ...data.errors import BusError, WireError
 from .keys import Pair
-from .wire import MOST_ASKED, MOST_PART
+from .wire import MOST_ASKED, MOST_HEAD, MOST_PART
 
 if TYPE_CHECKING:
     import zmq
@@ -114,6 +119,28 @@ def _parts(socket: zmq.Socket[bytes], zmq: Any) -> list[zmq.Frame] | None:
     return found
 
 
+def joined(parts: tuple[bytes, ...]) -> bytes:
+    """Return parts as one body: how many (1 byte), the length of each (8 bytes, little-endian), and they."""
+    lengths = struct.pack(f"<{len(parts)}Q", *map(len, parts))
+    return b"".join((bytes((len(parts),)), lengths, *parts))
+
+
+def taken_apart(body: memoryview) -> list[memoryview]:
+    """Return the parts of a body, which is not copied; raises WireError for one that is not whole."""
+    count = body[0] if len(body) else 0
+    at = 1 + 8 * count
+    if not 1 <= count <= _MOST_PARTS or len(body) < at:
+        raise WireError(f"a message of {len(body)} bytes in {count} parts")
+    lengths = struct.unpack_from(f"<{count}Q", body, 1)
+    if at + sum(lengths) != len(body):
+        raise WireError(f"a message of {len(body)} bytes, its parts have {sum(lengths)}")
+    parts = []
+    for length in lengths:
+        parts.append(body[at : at + length])
+        at += length
+    return parts
+
+
 class Listening:
     """The socket of a rig's relay; one thread.
 
@@ -175,9 +202,7 @@ class Listening:
         """Send to a connection; False when its queue is full or it is gone."""
         try:
             self._socket.send(peer, self._zmq.SNDMORE | self._zmq.NOBLOCK)
-            for part in parts[:-1]:
-                self._socket.send(part, self._zmq.SNDMORE | self._zmq.NOBLOCK)
-            self._socket.send(parts[-1], self._zmq.NOBLOCK)
+            self._socket.send(joined(parts), self._zmq.NOBLOCK)
         except self._zmq.ZMQError:
             return False
         return True
@@ -210,7 +235,7 @@ class Calling:
         self._sockets = [self._context.socket(zmq.DEALER) for _ in range(2)]
         try:
             for socket in self._sockets:
-                _set_up(socket, MOST_PART)
+                _set_up(socket, MOST_PART + MOST_HEAD)
                 socket.IPV6 = 1
                 socket.IMMEDIATE = 1  # nothing waits for a connection: late is void
                 socket.RECONNECT_IVL, socket.RECONNECT_IVL_MAX = 100, 1000
@@ -229,10 +254,17 @@ class Calling:
             raise BusError(f"can't call {endpoint}: {error.strerror}", "check the address and the keys") from None
         self.sources = tuple(_Readable(socket, zmq.POLLIN) for socket in self._sockets)
 
-    def receive(self, lane: int) -> list[Any] | None:
-        """Take a message of lane 0 (control) or 1 (data): its parts as buffers; None when there is none."""
-        parts = _parts(self._sockets[lane], self._zmq)
-        return None if parts is None else [part.buffer for part in parts]
+    def receive(self, lane: int) -> list[memoryview] | None:
+        """Take a message of lane 0 (control) or 1 (data): its parts as buffers; None when there is none.
+
+        Raises WireError for one that is not whole.
+        """
+        frames = _parts(self._sockets[lane], self._zmq)
+        if frames is None:
+            return None
+        if len(frames) != 1:
+            raise WireError(f"a message of {len(frames)} frames")
+        return taken_apart(frames[0].buffer)
 
     def send(self, lane: int, body: bytes) -> bool:
         """Send on a lane; False where there is no connection now."""

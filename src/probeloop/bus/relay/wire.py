@@ -19,7 +19,7 @@ from ...data.axes import StreamSpec
 from ...data.errors import WireError
 from .keys import Role
 
-VERSION = 1
+VERSION = 2
 MOST_ASKED = 1 << 20  # bytes of a message from the reader's side
 MOST_PART = 256 << 20  # bytes of one part of a message to it
 MOST_HEAD = 8 << 20
@@ -139,9 +139,10 @@ class Spec(_Message, frozen=True):
 
 
 class Block(_Message, frozen=True):
-    """A block; its columns and its payload follow as two parts. serial: rises by one, from 1, in a lossless topic.
+    """A block; its columns and its payload follow as two parts of the same message.
 
-    flags ... checksum: as in the block's header. size: of the payload [bytes]; packed: it travels compressed.
+    serial: rises by one, from 1, in a lossless topic. flags ... checksum: as in the block's header. size: of the
+    payload [bytes]; packed: it travels compressed.
     """
 
     topic: Name
