@@ -213,6 +213,11 @@ class ControlDesk:
         elif again:
             self._prove_again()
 
+    @property
+    def tripped(self) -> bool:
+        """Whether the gate has tripped and nobody has taken note of it."""
+        return bool(self.state.fault)
+
     def look_at_alarms(self) -> str:
         """Judge what the sensors read, in the state now; return why the gate must trip, or ""."""
         with self.lock:

@@ -82,6 +82,15 @@ class Desk(Protocol):
         """Hear how a job ended."""
         ...
 
+    def tick(self) -> None:
+        """Look at all that could trip the gate."""
+        ...
+
+    @property
+    def tripped(self) -> bool:
+        """Whether the gate has tripped."""
+        ...
+
     def next_generation(self) -> int:
         """Return the number of a new generation."""
         ...
@@ -118,14 +127,19 @@ class Executor:
         except ShutError:
             self._fail(job, "stopped before it reached the hardware", stopped=True)
         except Exception as error:  # a driver may raise anything; the loop must go on
-            self._fail(job, f"{type(error).__name__}: {error}")
+            self._broke(job, f"{type(error).__name__}: {error}")
         else:
             if delivery is not None and delivery.error:
-                self._fail(job, delivery.error)
+                self._broke(job, delivery.error)
             else:
                 desk.journal.tell(Done(id=job.id, result=result))
         finally:
             desk.ended(job, delivery, result)
+
+    def _broke(self, job: Job, reason: str) -> None:
+        # a process that was stopped finds its driver's time run out before it looks at what the guard did meanwhile
+        self._desk.tick()
+        self._fail(job, reason, stopped=self._desk.tripped)
 
     def _fail(self, job: Job, reason: str, stopped: bool = False) -> None:
         self._desk.journal.tell(Failed(id=job.id, reason=reason, stopped=stopped))
