@@ -138,8 +138,10 @@ class Executor:
 
     def _broke(self, job: Job, reason: str) -> None:
         # a process that was stopped finds its driver's time run out before it looks at what the guard did meanwhile
-        self._desk.tick()
-        self._fail(job, reason, stopped=self._desk.tripped)
+        try:
+            self._desk.tick()
+        finally:  # whatever that comes to, the job's end is told
+            self._fail(job, reason, stopped=self._desk.tripped)
 
     def _fail(self, job: Job, reason: str, stopped: bool = False) -> None:
         self._desk.journal.tell(Failed(id=job.id, reason=reason, stopped=stopped))
