@@ -64,7 +64,7 @@ def test_blocks_of_a_brisk_stream_are_let_gather_and_a_slow_one_is_slept_for(
     reader = Subscriber(bus, "camera", "lossless")
     slept: list[float] = []
     monkeypatch.setattr(subscribe, "timed_wait", lambda listener, seconds: slept.append(seconds))
-    monkeypatch.setattr(reader, "_pause", SimpleNamespace(wait=lambda seconds: send(publisher, 3)))
+    monkeypatch.setattr(subscribe, "_pause", lambda seconds: send(publisher, 3))
     stamps = iter([1_000_000, 1_010_000, 1_020_000, 99_000_000])
     clock = SimpleNamespace(monotonic_ns=lambda: next(stamps), monotonic=time.monotonic)
     monkeypatch.setattr(publish, "time", clock)

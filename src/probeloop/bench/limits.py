@@ -9,7 +9,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
@@ -49,8 +49,27 @@ def _store(typing: Any, marks: Any, which: Any, value: Any) -> Any:
     return types.none(marks, which, types.int64), generate
 
 
+def _copy(typing: Any, ring: Any, slot: Any, hot: Any, frame: Any) -> Any:
+    """Copy a frame of (n, FRAME_WORDS) by the C library, as numpy does.
+
+    Plain stores into what another core has read take up to five times as long.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        def row(which: int) -> Any:
+            made = make_array(signature.args[which])  # type: ignore[no-untyped-call]
+            start = builder.mul(given[which + 1], ir.Constant(ir.IntType(64), FRAME_WORDS))
+            return builder.gep(made(context, builder, given[which]).data, [start])
+
+        cgutils.raw_memcpy(builder, row(0), row(2), ir.Constant(ir.IntType(64), FRAME_WORDS), 8)  # type: ignore[no-untyped-call]
+        return ir.Constant(ir.IntType(8).as_pointer(), None)
+
+    return types.none(ring, slot, hot, frame), generate
+
+
 _told: Any = intrinsic(_load)
 _tell: Any = intrinsic(_store)
+_copied: Any = intrinsic(_copy)
 _WRITTEN, _READ = 0, 16  # marks, on cache lines of their own
 
 
@@ -59,7 +78,7 @@ def _write(hot: Any, ring: Any, marks: Any, frames: Any) -> None:
     for n in range(frames):
         while n - _told(marks, _READ) >= ring.shape[0]:
             pass
-        ring[n % ring.shape[0]] = hot[n % hot.shape[0]]
+        _copied(ring, n % ring.shape[0], hot, n % hot.shape[0])
         _tell(marks, _WRITTEN, n + 1)
 
 

@@ -42,6 +42,7 @@ NO_FLAGS = BlockFlag(0)
 _LOAN, _INITIALISED = "__loan_slice_uninit", "__assume_init"
 NEXT_INDEX, JOINS, ANNOUNCED = 0, 1, 2
 View: TypeAlias = tuple[int, FrameBuffer, memoryview]  # capacity, the arrays, the header
+Slot: TypeAlias = tuple[int, Any, FrameBuffer, memoryview]  # the same of memory on loan, and that memory
 
 
 class Publisher:
@@ -75,7 +76,7 @@ class Publisher:
         self._sealed = wanted()
         self._joins = -1
         self._port: Any = None
-        self._ready: tuple[int, Any] | None = None  # lines and memory of the next block, loaned in advance
+        self._ready: Slot | None = None  # of the next block, loaned in advance
         self.sizes = size_class(max_block_bytes)
         self._retired: list[tuple[float, int, Any]] = []
         self._blocks = self._frames = self._bytes = 0
@@ -93,7 +94,7 @@ class Publisher:
             self._retired.append((time.monotonic() + _LINGER_S, self.sizes.slot, old))
         self.sizes, self.max_block_bytes = sizes, max_block_bytes
         self._service, self._port = service, port
-        self._loaned: dict[int, tuple[Any, View]] = {}
+        self._loaned: dict[int, Slot] = {}
         self._views: dict[int, View] = {}
         self._lines: dict[int, int] = {}
         self._raw_loan = getattr(port, _LOAN)
@@ -155,6 +156,7 @@ class Publisher:
             smallest = block_bytes(spec, 1)
             if smallest > self.max_block_bytes:
                 self._open(smallest)
+            self._drop_ready()
             self._views.clear()
             self._lines.clear()
             self._spec, self._frame_bytes = spec, spec.frame_bytes
@@ -179,24 +181,30 @@ class Publisher:
         Its contents are those of an older block. For a ragged topic `capacity` counts items and `data` is the whole
         rest of the slot. Raises BusError before `announce`, when it doesn't fit, or when 4 buffers are out.
         """
-        count = self._lines.get(capacity) or self._lines_of(capacity)
-        ready = self._ready
-        if ready is not None and ready[0] == count:
-            sample, self._ready = ready[1], None
+        slot = self._ready
+        if slot is not None and slot[0] == capacity:
+            self._ready = None
         else:
             self._drop_ready()
             try:
-                sample = self._raw_loan(count)
+                slot = self._take(capacity)
             except iox2.LoanError as error:
                 raise BusError(
                     f"no free block on {self.topic!r}: {error}", "send or discard what was loaned"
                 ) from error
-        view = self._views.get(sample.payload_ptr)
-        if view is None or view[0] != capacity:
-            view = self._lay_out(sample.payload_ptr, count, capacity)
-        buffer = view[1]
-        self._loaned[id(buffer)] = (sample, view)
+        buffer = slot[2]
+        self._loaned[id(buffer)] = slot
         return buffer
+
+    def _take(self, capacity: int) -> Slot:
+        """Loan memory for `capacity` frames and lay the views over it; raises iox2.LoanError and BusError."""
+        count = self._lines.get(capacity) or self._lines_of(capacity)
+        sample = self._raw_loan(count)
+        address = sample.payload_ptr
+        view = self._views.get(address)
+        if view is None or view[0] != capacity:
+            view = self._lay_out(address, count, capacity)
+        return capacity, sample, view[1], view[2]
 
     def _lines_of(self, capacity: int) -> int:
         """Return how many cache lines a block of this capacity takes, and remember it."""
@@ -247,7 +255,7 @@ class Publisher:
         if generation != self._generation:
             raise BusError(f"generation {generation} of {self.topic!r} was not announced", "announce it first")
         try:
-            sample, (capacity, _, header) = self._loaned.pop(id(buffer))
+            capacity, sample, _, header = self._loaned.pop(id(buffer))
         except KeyError:
             raise BusError(f"this buffer is not on loan from {self.topic!r}", "loan, fill, send once") from None
         size = count * self._frame_bytes if payload_bytes is None else payload_bytes
@@ -272,20 +280,17 @@ class Publisher:
         self._frames += count
         self._bytes += size
         if self._ready is None:  # after the readers are awake, so that the next frame finds its memory waiting
-            self._ready = self._in_advance(self._lines[capacity])
+            try:
+                self._ready = self._take(capacity)
+            except iox2.LoanError:  # all that may be out are out
+                self._ready = None
         return index
 
     def discard(self, buffer: FrameBuffer) -> None:
         """Give a loaned buffer back unsent."""
-        loan = self._loaned.pop(id(buffer), None)
-        if loan is not None:
-            loan[0].delete()
-
-    def _in_advance(self, count: int) -> tuple[int, Any] | None:
-        try:
-            return count, self._raw_loan(count)
-        except iox2.LoanError:  # all that may be out are out
-            return None
+        slot = self._loaned.pop(id(buffer), None)
+        if slot is not None:
+            slot[1].delete()
 
     def _drop_ready(self) -> None:
         if self._ready is not None:
@@ -332,8 +337,8 @@ class Publisher:
         """
         if self._port is None:
             return
-        for sample, _ in self._loaned.values():
-            sample.delete()
+        for slot in self._loaned.values():
+            slot[1].delete()
         self._loaned.clear()
         self._views.clear()
         self._drop_ready()

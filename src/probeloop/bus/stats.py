@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+
+_KEPT_GAPS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,22 @@ class ReaderStats:
     gaps: tuple[tuple[int, int], ...] = ()
     wire_errors: int = 0
     unspecified: int = 0
+
+
+class Missed:
+    """What a reader did not get, as it counts it; see ReaderStats."""
+
+    __slots__ = ("gaps", "lost", "unspecified", "wire_errors")
+
+    def __init__(self) -> None:
+        self.lost = self.wire_errors = self.unspecified = 0
+        self.gaps: deque[tuple[int, int]] = deque(maxlen=_KEPT_GAPS)
+
+    def gap(self, first: int, count: int) -> None:
+        """Note that `count` frames from `first` on did not come; of none or fewer (frames come again) nothing."""
+        if count > 0:
+            self.lost += count
+            self.gaps.append((first, count))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import operator
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -21,14 +20,13 @@ from .header import FLAGS, HEADER, HeaderMemory, Layout, lay_out
 from .ledger import TOPIC
 from .node import Bus, timed_wait
 from .publish import ANNOUNCED, JOINS, NEXT_INDEX
-from .stats import ReaderStats
+from .stats import Missed, ReaderStats
 from .topic import NO_SPEC, STANDARD_DEPTHS, Announcement, data_service, read_bytes, size_class, spec_service
 from .wait import LOOKS, Poller, let_others_run
 
 __all__ = ["Poller", "Subscriber"]
 
 _CACHED_VIEWS = 4096
-_KEPT_GAPS = 256
 _KEPT_SPECS = 256
 _SLICE_S = 0.5  # longest single wait, so that Ctrl-C is seen
 _BRISK_NS = 50_000  # of blocks so close together a few are let gather
@@ -39,6 +37,7 @@ _NO_SPEC = bytes(NO_SPEC)
 _LENGTH = "__slice_len"  # the public way to it makes two objects, 0.4 us
 _unpack = HEADER.unpack
 _first = operator.itemgetter(0)
+_pause = threading.Event().wait  # never set
 
 
 class Subscriber:
@@ -89,9 +88,9 @@ class Subscriber:
         self._views: dict[int, Layout] = {}
         self._view_spec: StreamSpec | None = None
         self._published = self._apart = 0
-        self._pause = threading.Event()  # never set
-        self._blocks = self._frames = self._bytes = self._lost = self._wire = self._unspecified = 0
-        self._gaps: deque[tuple[int, int]] = deque(maxlen=_KEPT_GAPS)
+        # up to 30 attributes Python finds by their place, and a block needs most of them
+        self._blocks = self._frames = self._bytes = 0
+        self._missed = Missed()
 
     def _attach(self, slot: int) -> Any:
         """Return the port of a size class, made when it is new."""
@@ -117,7 +116,7 @@ class Subscriber:
             try:
                 news = _decode(body)
             except msgspec.MsgspecError:
-                self._wire += 1
+                self._missed.wire_errors += 1
                 continue
             port = self._attach(news.slot)
             if port not in self._live:
@@ -129,7 +128,7 @@ class Subscriber:
                 try:
                     self.spec, self._encoded = StreamSpec.decode(encoded), encoded
                 except WireError:
-                    self._wire += 1
+                    self._missed.wire_errors += 1
                     continue
             spec = self.spec  # the same object keeps the same views
             assert spec is not None
@@ -169,7 +168,7 @@ class Subscriber:
             block = self._look_again(deadline)
         elif self._apart < _BRISK_NS and _GATHER_S:
             # one look a block would take its cache lines from the publisher as it fills them, and a wake-up its time
-            self._pause.wait(_GATHER_S)
+            _pause(_GATHER_S)
             block = self._next()
         while block is None and (left := deadline - time.monotonic()) > 0:
             timed_wait(self.listener, min(left, _SLICE_S))
@@ -238,7 +237,7 @@ class Subscriber:
             try:
                 block = self._parse(sample)
             except WireError:
-                self._wire += 1
+                self._missed.wire_errors += 1
                 block = None
             if block is not None:
                 self._held = sample
@@ -268,7 +267,7 @@ class Subscriber:
             return None
         spec = self._known[-1][1] if index >= self._since >= 0 else self._spec_of(index)
         if spec is None:
-            self._unspecified += 1
+            self._missed.unspecified += 1
             return None
         if spec is not self._view_spec:
             self._views.clear()
@@ -292,7 +291,7 @@ class Subscriber:
         self.generation = generation
         self._apart, self._published = published_ns - self._published, published_ns
         if index != self._expected:
-            self._count_gap(index)
+            self._missed.gap(self._expected, index - self._expected)
         if index + count > self._expected:
             self._expected = index + count
         self._blocks += 1
@@ -303,18 +302,14 @@ class Subscriber:
             checksum, data, time_ns, scan_index, position, dose, frame_flags, source_published_ns, taken_ns,
         )  # fmt: skip
 
-    def _count_gap(self, index: int) -> None:
-        missing = index - self._expected
-        if missing > 0:
-            self._lost += missing
-            self._gaps.append((self._expected, missing))
-
     @property
     def stats(self) -> ReaderStats:
         """What was read so far."""
+        missed = self._missed
         return ReaderStats(
-            self._blocks, self._frames, self._bytes, self._lost, tuple(self._gaps), self._wire, self._unspecified
-        )
+            self._blocks, self._frames, self._bytes,
+            missed.lost, tuple(missed.gaps), missed.wire_errors, missed.unspecified,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Leave the topic; every view of its blocks is invalid. Harmless when closed already."""
