@@ -1,7 +1,7 @@
 """`probeloop bench bus`: the bus beside pyzmq, raw iceoryx2 and this machine's own limits, in interleaved rounds.
 
-128 KiB frames, every byte read and every frame checked by all sides. Throughput at 1 and at 8 frames a block, one-way
-latency at 1,000 frames a second, the closed loop through the real gate, and the fan-out to 3 readers.
+128 KiB frames, every byte read and every frame checked by all sides. In every round: throughput at 1 and at 8 frames
+a block, one-way latency at 1,000 frames a second, the closed loop through the real gate, the fan-out to 3 readers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .limits import Limits
 from .loop import LoopParty
 from .parties import Outcome, Party, rival
 from .progress import Progress
-from .rounds import Figures, interleaved
+from .rounds import Figures, spread_out
 from .stream_role import FRAME_WORDS
 
 OURS, ZMQ, RAW, MEMCPY, CROSS = "probeloop", "pyzmq", "iceoryx2", "memcpy", "cross core"
@@ -29,8 +29,10 @@ READERS = 3
 SECONDS = 40.0
 _ROUNDS = 7
 _SHARES = {"throughput": 0.30, "latency": 0.15, "loop": 0.2, "fanout": 0.15}  # of the time; the rest connects
-_MEASUREMENTS = 5
+THROUGHPUT, LATENCY, LOOP, FANOUT = "throughput at {}", "latency", "loop", "fanout"
+BLOCKS = (1, 8)  # frames
 Tell = Callable[[int, int], None]
+Contestants = dict[str, Callable[[], float]]
 
 
 @dataclass
@@ -54,60 +56,56 @@ class Bench:
     parties: dict[str, Party]
     loops: dict[str, LoopParty]
     seconds: float
-    tell: Tell
     rounds: int = _ROUNDS
     checked: Checked = field(default_factory=Checked)
-    _done: int = 0
+
+    def run(self, limits: Limits, tell: Tell) -> dict[str, Figures]:
+        """Return the figures of every measurement. tell: (rounds done, of all)."""
+        measurements = {THROUGHPUT.format(n): self.throughput(n, limits) for n in BLOCKS}
+        measurements |= {LATENCY: self.latency(), LOOP: self.loop(), FANOUT: self.fanout()}
+        return spread_out(measurements, self.rounds, after_round=tell)
 
     def _each(self, what: str, contestants: int) -> float:
         """Return how long one run of a measurement may take [s]."""
         return max(0.05, self.seconds * _SHARES[what] / ((self.rounds + 1) * contestants))
 
-    def throughput(self, n: int, limits: Limits) -> Figures:
-        """Return bytes a second of blocks of `n` frames, and of a ring: copied into; read by another core."""
-        each = self._each("throughput", 2 * (len(self.parties) + 2))
+    def throughput(self, n: int, limits: Limits) -> Contestants:
+        """Return what tells bytes a second: blocks of `n` frames; a ring copied into, and read by another core."""
+        each = self._each("throughput", len(BLOCKS) * (len(self.parties) + 2))
 
         def run(name: str, party: Party) -> Callable[[], float]:
             return lambda: self.checked.add(name, party.run(n, each)).fps * FRAME_BYTES
 
         runs = {name: run(name, party) for name, party in self.parties.items()}
-        alone = {MEMCPY: lambda: limits.memcpy(each), CROSS: lambda: limits.cross_core(each)}
-        return self._rounds({**runs, **alone})
+        return {**runs, MEMCPY: lambda: limits.memcpy(each), CROSS: lambda: limits.cross_core(each)}
 
-    def latency(self) -> Figures:
-        """Return the median latency from the start of the copy to the reader's hands [us]."""
+    def latency(self) -> Contestants:
+        """Return what tells the median latency from the start of the copy to the reader's hands [us]."""
         each = self._each("latency", len(self.parties))
 
         def run(name: str, party: Party) -> Callable[[], float]:
             return lambda: self.checked.add(name, party.run(1, each, rate=RATE)).p50_us
 
-        return self._rounds({name: run(name, party) for name, party in self.parties.items()})
+        return {name: run(name, party) for name, party in self.parties.items()}
 
-    def loop(self) -> Figures:
-        """Return the median latency of the closed loop [us]."""
+    def loop(self) -> Contestants:
+        """Return what tells the median latency of the closed loop [us]."""
         each = self._each("loop", max(1, len(self.loops)))
 
         def run(party: LoopParty) -> Callable[[], float]:
             return lambda: float(party.run(each)["p50_us"])
 
-        return self._rounds({name: run(party) for name, party in self.loops.items()})
+        return {name: run(party) for name, party in self.loops.items()}
 
-    def fanout(self) -> Figures:
-        """Return frames a second of the slowest of three readers."""
+    def fanout(self) -> Contestants:
+        """Return what tells the frames a second of the slowest of three readers."""
         several = {name: party for name, party in self.parties.items() if name != RAW}
         each = self._each("fanout", len(several))
 
         def run(name: str, party: Party) -> Callable[[], float]:
             return lambda: self.checked.add(name, party.run(1, each, readers=READERS, kind="-fanout")).fps
 
-        return self._rounds({name: run(name, party) for name, party in several.items()})
-
-    def _rounds(self, contestants: dict[str, Callable[[], float]]) -> Figures:
-        def after(done: int, of: int) -> None:
-            self._done += 1
-            self.tell(self._done, of * _MEASUREMENTS)
-
-        return interleaved(contestants, self.rounds, after_round=after)
+        return {name: run(name, party) for name, party in several.items()}
 
 
 @contextlib.contextmanager
@@ -140,10 +138,11 @@ def bench(seconds: float = SECONDS, tell: Tell = lambda done, of: None) -> dict[
     with _parties() as (parties, loops, missing):
         limits = Limits()
         left = max(1.0, seconds - (time.monotonic() - began) - 1.0)
-        made = Bench(parties, loops, left, tell)
-        by_n = {n: made.throughput(n, limits) for n in (1, 8)}
-        latency, loop, fanout = made.latency(), made.loop(), made.fanout()
+        made = Bench(parties, loops, left)
+        measured = made.run(limits, tell)
         read = limits.read(0.3)
+    by_n = {n: measured[THROUGHPUT.format(n)] for n in BLOCKS}
+    latency, loop, fanout = measured[LATENCY], measured[LOOP], measured[FANOUT]
     worse = {name: min((figures.ratio(OURS, name) for figures in by_n.values() if name in figures.values),
                        default=None) for name in (ZMQ, MEMCPY, RAW)}  # fmt: skip
     return {

@@ -55,16 +55,32 @@ def interleaved(
     contestants: each does its work once, checks it, and returns its figure (> 0). warmup: rounds before, not counted.
     after_round: told (rounds done, rounds in all), those of the warm-up counted.
     """
-    if rounds < 1 or not contestants:
+    return spread_out({"": contestants}, rounds, warmup, after_round)[""]
+
+
+def spread_out(
+    measurements: Mapping[str, Mapping[str, Callable[[], float]]],
+    rounds: int,
+    warmup: int = 1,
+    after_round: Callable[[int, int], None] | None = None,
+) -> dict[str, Figures]:
+    """Run several measurements, all of them in every round; return the figures of each. See `interleaved`.
+
+    A neighbour who is busy for some seconds then spoils a round or two of each instead of all rounds of one.
+    """
+    if rounds < 1 or not measurements or not all(measurements.values()):
         raise ValueError("at least one round of at least one contestant")
-    names = list(contestants)
-    values: dict[str, list[float]] = {name: [] for name in names}
+    values: dict[str, dict[str, list[float]]] = {
+        what: {name: [] for name in contestants} for what, contestants in measurements.items()
+    }
     for turn in range(warmup + rounds):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            figure = contestants[name]()
-            if turn >= warmup:
-                values[name].append(figure)
+        for what, contestants in measurements.items():
+            names = list(contestants)
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                figure = contestants[name]()
+                if turn >= warmup:
+                    values[what][name].append(figure)
         if after_round is not None:
             after_round(turn + 1, warmup + rounds)
-    return Figures({name: tuple(figures) for name, figures in values.items()})
+    return {what: Figures({name: tuple(each) for name, each in found.items()}) for what, found in values.items()}
