@@ -10,6 +10,7 @@ import time
 import pytest
 from bus_words import Spawn, frames, send
 
+from probeloop.bus import credit
 from probeloop.bus.credit import WANTED
 from probeloop.bus.ledger import CREDIT
 from probeloop.bus.node import Bus, node_of, store_node
@@ -77,6 +78,30 @@ def test_the_window_is_kept_and_the_slowest_is_named(bus: Bus) -> None:
     assert publisher.blocked_on is None
     reader.close()
     publisher.close()
+
+
+def test_a_source_that_one_of_several_readers_wakes_does_not_ask_each_time_who_lives(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, fast = (Subscriber(bus, "camera", "lossless", credit=True) for _ in range(2))
+    publisher = source(bus)
+    sent = fill(publisher)
+    assert len(list(fast.drain())) == sent
+    wanted: list[list[int]] = []
+
+    def woken(listener: object, seconds: float) -> bool:
+        wanted.append(sorted(row.words[WANTED] for row in bus.ledger.rows(CREDIT, "camera")))
+        if len(wanted) == 20:
+            assert len(list(slow.drain())) == sent
+        return True
+
+    monkeypatch.setattr(credit, "timed_wait", woken)
+    monkeypatch.setattr(publisher.credits, "drop_dead", lambda: pytest.fail("asked who lives"))
+    assert publisher.wait_for_credit(5.0)
+    assert len(wanted) == 20
+    assert wanted[0][0] == 0 < wanted[0][1]  # only the reader that is behind is to ring
+    for port in (slow, fast, publisher):
+        port.close()
 
 
 def test_without_credit_readers_nothing_waits_and_one_may_join_later(bus: Bus) -> None:

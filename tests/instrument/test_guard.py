@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from probeloop.bus.node import Bus
 from probeloop.data import commands as c
 from probeloop.data.clock import ManualClock
 from probeloop.data.control import Accepted, Event, Refused, Remark, Scalar, StateChange, decode_event
+from probeloop.instrument import guard
 from probeloop.instrument.guard import (
     OVER,
     SILENT_LOOKS,
@@ -266,6 +269,17 @@ def test_a_process_that_died_is_seen_dead_even_unreaped() -> None:
         assert not is_alive(child.pid)
     finally:
         child.wait()
+
+
+def test_where_signal_0_is_no_question_a_process_counts_as_living(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def kill(pid: int, number: int) -> None:
+        pytest.fail("Windows would send it Ctrl-C")
+
+    monkeypatch.setattr(guard, "Path", lambda path: tmp_path / "no" / "proc" / "here")
+    monkeypatch.setattr(guard, "os", SimpleNamespace(name="nt", kill=kill))
+    assert is_alive(os.getpid())
 
 
 def test_a_class_offers_its_connection_or_none() -> None:

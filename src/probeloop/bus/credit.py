@@ -74,6 +74,7 @@ class CreditBook:
         self._silent: dict[int, tuple[int, float]] = {}  # by row: the last beat, and how long it was waited for since
         self._notices: deque[str] = deque(maxlen=_KEPT_NOTICES)
         self.free = 0
+        self._waited = 0.0  # [s] since it was last asked who lives
         self._joins = -1
 
     def fit(self, depth: int) -> None:
@@ -140,12 +141,13 @@ class CreditBook:
         """Wait for credit, calling `meanwhile` at least every 50 ms; False = timeout or cancelled [s]."""
         if self._look():
             return True
-        looked = time.monotonic()
-        deadline = looked + timeout_s
+        deadline = time.monotonic() + timeout_s
         try:
             while not self._look():
                 # woken when a quarter of the window is free, not for every block
                 self._want(max(1, self._ends[len(self._ends) - self.window + self.window // 4]))
+                if self._look():  # finished before that reader could know
+                    break
                 if cancelled is not None and cancelled():
                     return False
                 left = deadline - time.monotonic()
@@ -153,17 +155,20 @@ class CreditBook:
                     return False
                 timed_wait(self._listener, min(left, _LOOK_AGAIN_S))
                 meanwhile()
-                if not self._look():
+                self._waited += min(left - (deadline - time.monotonic()), 2 * _LOOK_AGAIN_S)
+                # who lives is asked of the file system, so not whenever one reader of several wakes us
+                if self._waited >= _LOOK_AGAIN_S / 2 and not self._look():
                     self.drop_dead()
-                    looked, before = time.monotonic(), looked
-                    self._take_from_silent(min(looked - before, 2 * _LOOK_AGAIN_S))
+                    self._take_from_silent(self._waited)
+                    self._waited = 0.0
+            self._waited = 0.0
             return True
         finally:
             self._want(0)
 
     def _want(self, index: int) -> None:
         for row in self._rows:
-            row.words[WANTED] = index
+            row.words[WANTED] = index if row.words[FINISHED] < index else 0
 
     def drop_dead(self) -> list[str]:
         """Release the credits of killed readers; return their processes [0.3 ms]."""

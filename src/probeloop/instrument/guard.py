@@ -288,13 +288,15 @@ def _seen(pulse: Pulse, process: str) -> Seen | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process runs (a zombie does not)."""
+    """Return whether a process runs (a zombie does not); True where that can't be asked."""
     status = Path(f"/proc/{pid}/stat")
     if status.parent.parent.joinpath("self").exists():
         try:
             return status.read_text().rpartition(")")[2].split()[0] not in "ZX"
         except (OSError, IndexError):
             return False
+    if os.name != "posix":  # Windows would send signal 0 as Ctrl-C: there only the silence of its pulse tells
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
