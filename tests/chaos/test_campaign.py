@@ -8,6 +8,8 @@ import random
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from probeloop.bench.chaos.campaign import FAULTS, STARTS, Campaign
 from probeloop.bench.chaos.leftovers import left_by
 from probeloop.bench.chaos.outcome import Fault, Outcome
 from probeloop.bench.chaos.rig import ChaosRig
+from probeloop.bench.chaos.witness import Tally
 from probeloop.bus.node import rig_prefix, shared_memory_folder
 from probeloop.data.errors import ProbeloopError
 
@@ -55,6 +58,33 @@ def _flip(rig: ChaosRig, rng: random.Random) -> Outcome:
         time.sleep(0.05)
     rig.witness.look = look  # type: ignore[method-assign]
     return Outcome("contained")
+
+
+@pytest.mark.parametrize(
+    ("victim", "topic", "frames", "problem"),
+    [
+        ("com", "com.deflection", 8, ""),
+        ("com", "com.deflection", 9, "9 of com.deflection"),
+        ("com", "camera", 8, "8 of camera"),
+        ("recorder", "com.deflection", 8, "8 of com.deflection"),
+        ("", "com.deflection", 8, "8 of com.deflection"),
+    ],
+)
+def test_of_a_killed_plug_in_only_the_block_that_it_was_sending_may_be_missing(
+    victim: str, topic: str, frames: int, problem: str
+) -> None:
+    tallies = {name: Tally(largest=8, lost=3) for name in ("camera", "com.deflection")}
+    rig: Any = SimpleNamespace(waits=True, problems=[], witness=SimpleNamespace(corrupt=0, tallies=tallies))
+
+    def lose(rig: ChaosRig, rng: random.Random) -> Outcome:
+        tallies[topic].lost += frames
+        return Outcome("contained", 0.1, 1)
+
+    campaign = Campaign(1, ["kill"], faults=(Fault("kill", 1, "", lose, victim),))
+    campaign._inject(rig, campaign._faults[0], campaign._seen(rig))
+    made = campaign.figures()
+    assert made["problems"] == ([f"kill: frames lost beside it: {problem}"] if problem else [])
+    assert made["frames_half_sent"] == (0 if problem else 8)
 
 
 def _leave(rig: ChaosRig, rng: random.Random) -> Outcome:

@@ -196,7 +196,8 @@ def test_figures_and_table() -> None:
     assert made["recovery_ms"] == {"p50": 51.0, "p99": 100.0}
     assert (made["corrupt"], made["leftovers"], made["lost"]) == (0, 2, 101.0)
     figures = {"faults": {"stop-it": made}, "not_run": {"keys": "no relay"}, "kills": 7, "rigs": 1, "frames": 5,
-               "frames_per_s": 1, "corrupt": 0, "frames_lost": 0, "leftovers": 2, "problems": ["a"]}  # fmt: skip
+               "frames_per_s": 1, "corrupt": 0, "frames_lost": 0, "frames_half_sent": 8, "leftovers": 2,
+               "problems": ["a"]}  # fmt: skip
     text = table(figures)
     assert "stop-it" in text
     assert "not run: no relay" in text

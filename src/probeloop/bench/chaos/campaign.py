@@ -19,14 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...data.errors import ProbeloopError
 from . import disk, knocks, network, plugins, signals, starts, wire
 from .figures import Row, table
 from .outcome import Fault, Outcome, Start, failed
 from .record import wrong_cells
-from .rig import ChaosRig, Late
+from .rig import PLUGINS, ChaosRig, Late
 
 FAULTS: tuple[Fault, ...] = (
     *signals.FAULTS, *plugins.FAULTS, *disk.FAULTS, *wire.FAULTS, *network.FAULTS, *knocks.FAULTS,
@@ -35,6 +35,13 @@ STARTS: tuple[Start, ...] = starts.STARTS
 _DEATHS = 3
 _ONCE = ("window", "slow-import", "oom")
 _RIG_S = 45.0  # [s] of faults for one rig, at most
+
+
+class Seen(NamedTuple):
+    """What the witness of a rig had seen at some time: corrupt blocks, and lost frames by topic."""
+
+    corrupt: int
+    lost: dict[str, int]
 
 
 class Campaign:
@@ -68,7 +75,7 @@ class Campaign:
         self._starts = [s for s in STARTS if s.name in chosen and s.name not in self.not_run]
         here = [each for each in every if each.name in chosen and each.name not in self.not_run]
         self.rows = {each.name: Row(each.row, each.what) for each in here}
-        self.kills = self.rigs = self.frames = self.blocks = self.lost = self.cells = 0
+        self.kills = self.rigs = self.frames = self.blocks = self.lost = self.half_sent = self.cells = 0
         self.problems: list[str] = []
         self._frame_s = 0.0
 
@@ -134,7 +141,7 @@ class Campaign:
         self._rng.shuffle(chosen)
         return [*chosen, *sorted((f for f in self._faults if f.ends), key=self._times)[:1]]
 
-    def _inject(self, rig: ChaosRig, fault: Fault, seen: tuple[int, int]) -> tuple[int, int]:
+    def _inject(self, rig: ChaosRig, fault: Fault, seen: Seen) -> Seen:
         """Inject a fault at a random phase, and note what came of it; return what was seen by then."""
         threading.Event().wait(self._rng.uniform(0.0, 0.3))
         try:
@@ -143,15 +150,23 @@ class Campaign:
             outcome = failed(f"{error}; it last said: {rig.last_words()}")
             rig.problems.append(fault.name)
         now = self._seen(rig)
-        self.rows[fault.name].corrupt += now[0] - seen[0]
-        if rig.waits and now[1] > seen[1]:
-            outcome = replace(outcome, problems=(*outcome.problems, f"{now[1] - seen[1]} frames lost beside it"))
+        self.rows[fault.name].corrupt += now.corrupt - seen.corrupt
+        lost = {topic: more for topic, count in now.lost.items() if (more := count - seen.lost[topic])}
+        own = PLUGINS.get(fault.victim, "")
+        if 0 < lost.get(own, 0) <= rig.witness.tallies[own].largest:
+            # killed while it sent: the index of that block is never used again, and the gap is named
+            count = lost.pop(own)
+            self.half_sent += count if rig.waits else 0
+            outcome = replace(outcome, notes={**outcome.notes, "half_sent_frames": float(count)})
+        if rig.waits and lost:
+            named = ", ".join(f"{count} of {topic}" for topic, count in lost.items())
+            outcome = replace(outcome, problems=(*outcome.problems, f"frames lost beside it: {named}"))
         self._note(fault.name, outcome)
         return now
 
     @staticmethod
-    def _seen(rig: ChaosRig) -> tuple[int, int]:
-        return rig.witness.corrupt, sum(tally.lost for tally in rig.witness.tallies.values())
+    def _seen(rig: ChaosRig) -> Seen:
+        return Seen(rig.witness.corrupt, {topic: tally.lost for topic, tally in rig.witness.tallies.items()})
 
     def _end(self, rig: ChaosRig, last: Fault) -> None:
         """End a rig; what it left, and what its record holds that was never sent, is charged to the last fault."""
@@ -205,7 +220,8 @@ class Campaign:
             "frames": self.frames,
             "blocks": self.blocks,
             "frames_per_s": round(rate),
-            "frames_lost": self.lost,
+            "frames_lost": self.lost - self.half_sent,
+            "frames_half_sent": self.half_sent,
             "record_cells_compared": self.cells,
             "faults": {name: row.figures() for name, row in self.rows.items() if row.outcomes},
             "not_run": self.not_run

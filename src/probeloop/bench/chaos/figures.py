@@ -58,7 +58,8 @@ def table(figures: dict[str, Any]) -> str:
     lines.append(
         f"{figures['kills']} kills and stops in {figures['rigs']} rigs, {figures['frames']} frames at "
         f"{figures['frames_per_s']} a second: {figures['corrupt']} corrupt, {figures['frames_lost']} lost where the "
-        f"source waits, {figures['leftovers']} left behind"
+        f"source waits, {figures['frames_half_sent']} that a killed plug-in was sending, {figures['leftovers']} left "
+        "behind"
     )
     lines += [f"problem: {each}" for each in figures["problems"]]
     return "\n".join(lines) + "\n"

@@ -24,7 +24,7 @@ _TURN_S = 0.05
 class Tally:
     """What was seen of one topic. corrupt: wrong sum, no sum, an index used again, or no block at all.
 
-    newest_ns: when its newest block was published. generation: of that block.
+    newest_ns: when its newest block was published. generation: of that block. largest: frames of the largest block.
     """
 
     frames: int = 0
@@ -34,6 +34,7 @@ class Tally:
     newest_ns: int = 0
     generation: int = -1
     expected: int = -1
+    largest: int = 0
     found: list[str] = field(default_factory=list)
 
 
@@ -96,6 +97,7 @@ class Witness:
             self._note(tally, wrong)
         tally.blocks += 1
         tally.frames += block.count
+        tally.largest = max(tally.largest, block.count)
         tally.newest_ns, tally.generation = block.published_ns, block.generation
         tally.expected = block.index + block.count
 
