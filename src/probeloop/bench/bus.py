@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from .limits import Limits
@@ -145,6 +146,12 @@ def bench(seconds: float = SECONDS, tell: Tell = lambda done, of: None) -> dict[
     latency, loop, fanout = measured[LATENCY], measured[LOOP], measured[FANOUT]
     worse = {name: min((figures.ratio(OURS, name) for figures in by_n.values() if name in figures.values),
                        default=None) for name in (ZMQ, MEMCPY, RAW)}  # fmt: skip
+    by_round = {
+        **{f"gb_s_{n}_a_block": _values(figures, 1e9) for n, figures in by_n.items()},
+        "latency_p50_us": _values(latency),
+        "loop_p50_us": _values(loop),
+        "fanout3_fps": _values(fanout),
+    }
     return {
         "throughput_x_pyzmq": _round(worse[ZMQ]),
         "throughput_x_memcpy": _round(worse[MEMCPY]),
@@ -161,11 +168,9 @@ def bench(seconds: float = SECONDS, tell: Tell = lambda done, of: None) -> dict[
             "cross_core_gb_s": round(min(f.median(CROSS) for f in by_n.values()) / 1e9, 1),
         },
         "medians": {
-            **{f"gb_s_{n}_a_block": _medians(figures, 1e9) for n, figures in by_n.items()},
-            "latency_p50_us": _medians(latency),
-            "loop_p50_us": _medians(loop),
-            "fanout3_fps": _medians(fanout),
+            what: {name: median(values) for name, values in rounds.items()} for what, rounds in by_round.items()
         },
+        "by_round": by_round,
         "rounds": made.rounds,
         "missing": missing,
         "ok": not any(made.checked.lost.values()) and not any(made.checked.corrupt.values()),
@@ -205,8 +210,8 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _medians(figures: Figures, unit: float = 1.0) -> dict[str, float]:
-    return {name: round(figures.median(name) / unit, 2) for name in figures.values}
+def _values(figures: Figures, unit: float = 1.0) -> dict[str, list[float]]:
+    return {name: [round(value / unit, 2) for value in values] for name, values in figures.values.items()}
 
 
 def run(options: argparse.Namespace) -> int:
