@@ -17,6 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from probeloop.api import copy_into
+
 from .messages import Packed
 
 Way = Literal["in_place", "library", "kernels"]
@@ -71,7 +73,7 @@ class Unpacker:
         if packed.algorithm == "none":
             if len(data) != size:
                 raise DamagedError(f"it has {len(data)} bytes, a frame has {size}")
-            np.copyto(out, np.frombuffer(data, packed.dtype).reshape(out.shape))
+            copy_into(out, np.frombuffer(data, packed.dtype).reshape(out.shape))
             return
         if packed.algorithm == "raw_lz4":
             _bare(data, out)
@@ -101,7 +103,7 @@ class Unpacker:
                 raw = self._decompress(data, algorithm, elem_size=packed.element)
             except (RuntimeError, ValueError, MemoryError):
                 raise DamagedError("its compressed blocks are damaged") from None
-            np.copyto(out, np.frombuffer(raw, out.dtype).reshape(out.shape))
+            copy_into(out, np.frombuffer(raw, out.dtype).reshape(out.shape))
             return
         from .kernels import unpack
 

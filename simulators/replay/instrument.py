@@ -33,6 +33,7 @@ from probeloop.api import (
     SourceError,
     StreamSpec,
     VirtualClock,
+    copy_into,
     visit_order,
 )
 
@@ -182,7 +183,8 @@ class Replay:
             index = run.order[at : at + n]
             values = scanned.frames(run.cells[index])
             chosen = values if channels is None else values[:, channels]
-            buffer.data[:n] = chosen[:, 0] if channels is not None and len(channels) == 1 else chosen
+            alone = channels is not None and len(channels) == 1
+            copy_into(buffer.data[:n], chosen[:, 0] if alone else chosen)
             buffer.time_ns[:n] = start + t * run.period + (t // nx) * run.flyback
             buffer.scan_index[:n] = index
             buffer.position[:n] = run.true[index]

@@ -25,6 +25,7 @@ _WHERE = {
     "Generation Heartbeat Note Observed Progress Rearm Refused ReleaseControl Reload Remark Reply Request Result "
     "Revision Run SetBudget SetParameters SetReward Shutdown StartRecording StateChange StopRecording TakeControl "
     "Trace Verdict Veto",
+    "data.copying": "copy_into",
     "data.driver": "Acquisition Grid Instrument InstrumentInfo detector_alone",
     "data.errors": "BusError CalibrationError ContractError DriverError DropInError PlanError Problem ProbeloopError "
     "RecordError RefusedError SettingsError SharedMemoryError SourceError WireError",

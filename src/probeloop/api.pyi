@@ -120,6 +120,9 @@ from .data.control import (
     Verdict as Verdict,
     Veto as Veto,
 )
+from .data.copying import (
+    copy_into as copy_into,
+)
 from .data.driver import (
     Acquisition as Acquisition,
     Grid as Grid,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
-
 from ..bus.node import Bus
 from ..bus.publish import Publisher
 from ..bus.subscribe import Subscriber
 from ..data.axes import Axis, StreamSpec
+from ..data.copying import copy_into
 from ..data.errors import BusError
 from ..data.frame import block_bytes
 from .stream_role import FRAME_WORDS, Words, serve
@@ -38,7 +37,7 @@ class BusSender:
         while not self._topic.wait_for_credit(1.0):
             pass
         buffer = self._topic.loan(self._n)
-        np.copyto(buffer.data, words)
+        copy_into(buffer.data, words)
         self._topic.send(buffer, self._n, 1)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from ..bus.ledger import CREDIT
 from ..bus.node import Bus
 from ..bus.publish import Publisher
 from ..data.axes import StreamSpec
+from ..data.copying import copy_into
 from ..data.errors import ContractError
 from ..data.frame import BlockFlag, FrameBlock, block_bytes
 from .contract import DropIn, JoinTransform, ScanTransform
@@ -184,7 +185,7 @@ class Output:
             if n and values is not None and columns is not None:
                 one_for_all = np.ndim(columns.scan_index) == 0
                 rows = slice(None) if one_for_all else part
-                buffer.data[:n] = values[part]
+                copy_into(buffer.data[:n], values[part])
                 buffer.time_ns[:n] = columns.time_ns[rows]
                 buffer.scan_index[:n] = columns.scan_index if one_for_all else columns.scan_index[rows]
                 buffer.position[:n] = columns.position[rows]
