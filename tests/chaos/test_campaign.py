@@ -61,24 +61,25 @@ def _flip(rig: ChaosRig, rng: random.Random) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("victim", "topic", "frames", "problem"),
+    ("victim", "kills", "topic", "frames", "problem"),
     [
-        ("com", "com.deflection", 8, ""),
-        ("com", "com.deflection", 9, "9 of com.deflection"),
-        ("com", "camera", 8, "8 of camera"),
-        ("recorder", "com.deflection", 8, "8 of com.deflection"),
-        ("", "com.deflection", 8, "8 of com.deflection"),
+        ("com", 1, "com.deflection", 8, ""),
+        ("com", 1, "com.deflection", 9, "9 of com.deflection"),
+        ("com", 1, "camera", 8, "8 of camera"),
+        ("com", 0, "com.deflection", 8, "8 of com.deflection"),  # it ended, or raised, and nobody killed it
+        ("recorder", 1, "com.deflection", 8, "8 of com.deflection"),
+        ("", 1, "com.deflection", 8, "8 of com.deflection"),
     ],
 )
 def test_of_a_killed_plug_in_only_the_block_that_it_was_sending_may_be_missing(
-    victim: str, topic: str, frames: int, problem: str
+    victim: str, kills: int, topic: str, frames: int, problem: str
 ) -> None:
     tallies = {name: Tally(largest=8, lost=3) for name in ("camera", "com.deflection")}
     rig: Any = SimpleNamespace(waits=True, problems=[], witness=SimpleNamespace(corrupt=0, tallies=tallies))
 
     def lose(rig: ChaosRig, rng: random.Random) -> Outcome:
         tallies[topic].lost += frames
-        return Outcome("contained", 0.1, 1)
+        return Outcome("contained", 0.1, kills)
 
     campaign = Campaign(1, ["kill"], faults=(Fault("kill", 1, "", lose, victim),))
     campaign._inject(rig, campaign._faults[0], campaign._seen(rig))

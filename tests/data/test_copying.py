@@ -28,7 +28,13 @@ def test_frames_of_a_block() -> None:
     assert not target[9:].any()
 
 
-def test_other_layouts_types_and_shapes_are_assigned_as_numpy_does() -> None:
+@pytest.mark.parametrize("frames", [1, 8])
+def test_no_float_is_cut_to_an_integer(frames: int) -> None:
+    with pytest.raises(TypeError, match="Cannot cast"):
+        copy_into(np.zeros((frames, 200, 200), np.uint16), np.full((frames, 200, 200), 0.7))
+
+
+def test_other_layouts_types_and_shapes_are_copied_as_numpy_does() -> None:
     source = np.random.default_rng(5).integers(0, 1 << 15, (8, 200, 200)).astype(np.uint16)
     turned = np.zeros((8, 200, 200), np.uint16)
     copy_into(turned, source.transpose(0, 2, 1))

@@ -24,9 +24,7 @@ HOT_FRAMES = 16  # the source walks through 2 MiB, as a camera's driver through 
 END = np.uint64(1 << 62)
 _QUIET_S = 5.0
 _CONNECT_NS = 30_000_000
-_WARM_NS = (
-    20_000_000  # of a stream as fast as it goes: until the memory's pages are there, as those of the limits are
-)
+_WARM_NS = 20_000_000  # of a stream, not timed: until its memory's pages are there, as those of the limits are
 _KEPT = 200_000
 
 Words = NDArray[np.uint64]

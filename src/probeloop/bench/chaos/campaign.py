@@ -152,7 +152,7 @@ class Campaign:
         now = self._seen(rig)
         self.rows[fault.name].corrupt += now.corrupt - seen.corrupt
         lost = {topic: more for topic, count in now.lost.items() if (more := count - seen.lost[topic])}
-        own = PLUGINS.get(fault.victim, "")
+        own = PLUGINS.get(fault.victim, "") if outcome.kills else ""
         if 0 < lost.get(own, 0) <= rig.witness.tallies[own].largest:
             # killed while it sent: the index of that block is never used again, and the gap is named
             count = lost.pop(own)
