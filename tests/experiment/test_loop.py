@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -137,9 +138,12 @@ def test_a_failure_is_raised_at_the_yield(rig: Any) -> None:
     assert rig.run(a_plan(steps))["succeeded"]
 
 
-def test_a_command_that_stop_cut_off_ends_the_plan_with_the_reason_that_comes_after(rig: Any) -> None:
+@pytest.mark.parametrize("how", ["failed", "ended early"])
+def test_a_command_that_stop_cut_off_ends_the_plan_with_the_reason_that_comes_after(rig: Any, how: str) -> None:
     def cut(done: Any) -> None:
-        rig.controls.finished(Failed(id=done.id, reason="stopped before it reached the hardware", stopped=True))
+        early = msgspec.structs.replace(done, result=msgspec.structs.replace(done.result, aborted=True, stopped=True))
+        failed = Failed(id=done.id, reason="stopped before it reached the hardware", stopped=True)
+        rig.controls.finished(failed if how == "failed" else early)
         threading.Timer(0.1, rig.controls.end_with, ("stop", "STOP by the operator")).start()
 
     def steps(ctx: PlanContext) -> PlanSteps:

@@ -185,7 +185,7 @@ def test_pause_holds_and_parks_resume_goes_on(rig_id: str) -> None:
         assert len(driver.calls) == before
         rig.ask(c.Resume())
         result = rig.done(reply)
-        assert (result.count, result.aborted) == (20 * 256, False)
+        assert (result.count, result.aborted, result.stopped) == (20 * 256, False, False)
 
 
 def test_abort_ends_a_scan_and_nothing_else(rig_id: str) -> None:
@@ -197,9 +197,21 @@ def test_abort_ends_a_scan_and_nothing_else(rig_id: str) -> None:
         rig.until(control.Generation, command_id=reply.id)
         rig.ask(control.Abort("enough"))
         result = rig.done(reply)
-        assert result.aborted
+        assert (result.aborted, result.stopped) == (True, False)
         assert result.count < 20 * 256
         assert rig.done(rig.send(c.MoveProbe((1e-9, 0.0)))).generation > 0
+
+
+def test_the_end_of_a_scan_that_stop_cut_off_says_so_before_the_stop_is_told(rig_id: str) -> None:
+    driver = FakeDriver(modality="stem", clock=VirtualClock(pace=1.0), limits=FREE)
+    with running(rig_id, driver) as rig:
+        rig.take()
+        rig.done(rig.send(c.Unblank()))
+        reply = rig.send(SLOW_SCAN)
+        rig.until(control.Generation, command_id=reply.id)
+        assert isinstance(rig.ask(c.Stop("enough")), Accepted)
+        result = rig.done(reply)
+        assert (result.aborted, result.stopped) == (True, True)
 
 
 def test_stop_during_a_hanging_call_is_safe_and_says_so(rig_id: str) -> None:

@@ -180,8 +180,7 @@ def test_a_whole_rig_seen_recorded_and_stopped_from_another_host(
                 target=run_recorder, args=(bus, folder), kwargs={"stop": stop, "instrument": "instrument"}
             )
             recorder.start()
-            state: Any = run.until(lambda: _described(connection, "instrument"), "the instrument's answer")
-            assert state["holder"] == "experiment"
+            run.until(lambda: _described(connection, "instrument").get("holder") == "experiment", "the plan's start")
             link = _described(connection, "link")
             assert link["role"] == "operator"
             assert link["clock_error"] < 1.0
@@ -195,7 +194,7 @@ def test_a_whole_rig_seen_recorded_and_stopped_from_another_host(
             stop.set()
             recorder.join(20)
         made = run.summary()
-        assert made["plans"][0]["state"] == "stopped"
+        assert made["plans"][0]["state"] == "stopped", made["plans"][0]
         assert "(operator:anna)" in made["plans"][0]["reason"]
         code, told = process.end()
         assert (code, told) == (0, "")

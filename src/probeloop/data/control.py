@@ -236,7 +236,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     first_valid_index: the first block index at or after which frames show the new state.
     physical_ns: end of exposure of the cause, of this command or of the change before it, to the first valid frame,
-    settling included.
+    settling included. aborted: it ended early. stopped: by a STOP, a fault or a hand-over, which is told when the
+    instrument is safe.
     """
 
     generation: int = 0
@@ -249,6 +250,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     trace: Trace = Trace()
     physical_ns: int | None = None
     aborted: bool = False
+    stopped: bool = False
 
 
 class _Event(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -46,7 +46,7 @@ from .showing import Screen, Showing
 from .steps import Answer, command_of
 from .streams import Seen, Streams
 
-STOP_TOLD = 2.0  # [s] after a command that STOP ended, until the STOP itself is told
+STOP_TOLD = 5.0  # [s] after a command that STOP ended, until the STOP itself is told
 
 
 class Gate(Protocol):
@@ -280,11 +280,12 @@ class Loop:
             self._made_before[_place(event.result)] = (before.command, before.cost)
         event = event or self._controls.result(command_id, self._timeouts.result + 3.0 * cost.time)
         name = type(command or (before and before.command)).__name__
+        stopped = event.result.stopped if isinstance(event, Done) else event is not None and event.stopped
+        if stopped and before is None:
+            self._controls.wait_for(lambda: False, STOP_TOLD)  # ends the plan, with the reason
         if isinstance(event, Done):
             return event.result
         if isinstance(event, Failed):
-            if event.stopped and before is None:
-                self._controls.wait_for(lambda: False, STOP_TOLD)  # ends the plan, with the reason
             raise DriverError(f"{name} (command {command_id}) failed: {event.reason}")
         raise DriverError(f"nothing came of {name} (command {command_id})", "look at the instrument's process")
 

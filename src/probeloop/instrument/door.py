@@ -68,7 +68,7 @@ class Door:
 
     def is_open(self, epoch: int) -> bool:
         """Return whether calls of `epoch` still pass."""
-        return self._epoch == epoch
+        return self._epoch == epoch and not self._barred()
 
     def shut(self) -> bool:
         """Let no further call through; return whether one is inside."""

@@ -183,6 +183,7 @@ class Executor:
                 trace=trace,
                 physical_ns=physical,
                 aborted=delivery.aborted,
+                stopped=delivery.aborted and not self._desk.door.is_open(job.submit.epoch),
             ),
             delivery,
         )
