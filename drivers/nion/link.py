@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from probeloop.api import DriverError, MonotonicClock
+from probeloop.api import DriverError, MonotonicClock, is_alive
 
 from .bridge import wire
 
@@ -285,12 +285,8 @@ def _write_note(path: Path, note: Mapping[str, Any]) -> None:
     """Write it for the guard, and remove those of killed instruments."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     for other in path.parent.glob("nion-*.json"):
-        try:
-            os.kill(int(_read_note(other).get("pid", 0)), 0)
-        except ProcessLookupError:
+        if not is_alive(int(_read_note(other).get("pid", os.getpid()))):
             other.unlink(missing_ok=True)
-        except OSError:
-            continue
     draft = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -23,6 +23,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from probeloop.api import is_alive
+
 from .network import needed
 
 Map = NDArray[np.float32]
@@ -151,20 +153,8 @@ def _remove_what_dead_ones_left() -> None:
     """Remove the folders of processes that were killed: a rig that ends waits for no plug-in."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         number = path.name.removeprefix(_PREFIX).partition("-")[0]
-        if number.isdigit() and not _lives(int(number)):
+        if number.isdigit() and not is_alive(int(number)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _lives(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere signal 0 is no question: Windows would send it as Ctrl-C
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def write_maps(path: Path, maps: Sequence[Map]) -> None:

@@ -33,6 +33,7 @@ _WHERE = {
     "data.latency": "Histogram LOOP_STAGES LOOP_TOTALS Timings read_histograms",
     "data.limits": "Alarm Limits",
     "data.maps": "MapInput map_input",
+    "data.processes": "is_alive",
     "data.scan": "Position Region visit_order",
     "data.settings": "Settings",
     "data.units": "convert display quantity to_si",

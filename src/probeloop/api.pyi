@@ -167,6 +167,9 @@ from .data.maps import (
     MapInput as MapInput,
     map_input as map_input,
 )
+from .data.processes import (
+    is_alive as is_alive,
+)
 from .data.scan import (
     Position as Position,
     Region as Region,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +16,6 @@ from probeloop.bus.node import Bus
 from probeloop.data import commands as c
 from probeloop.data.clock import ManualClock
 from probeloop.data.control import Accepted, Event, Refused, Remark, Scalar, StateChange, decode_event
-from probeloop.instrument import guard
 from probeloop.instrument.guard import (
     OVER,
     SILENT_LOOKS,
@@ -28,7 +24,6 @@ from probeloop.instrument.guard import (
     Watch,
     Way,
     guard_connection,
-    is_alive,
     run_guard,
 )
 from probeloop.testing.local_instrument import FakeDriver, LocalInstrument
@@ -259,27 +254,6 @@ def test_who_re_arms_at_once_after_a_trip_is_not_tripped_again_by_what_the_guard
     acts.append(2)
     instrument.desk.tick()
     assert "the guard made the hardware safe" in instrument.desk.state.fault
-
-
-def test_a_process_that_died_is_seen_dead_even_unreaped() -> None:
-    assert is_alive(os.getpid())
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    try:
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie now
-        assert not is_alive(child.pid)
-    finally:
-        child.wait()
-
-
-def test_where_signal_0_is_no_question_a_process_counts_as_living(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def kill(pid: int, number: int) -> None:
-        pytest.fail("Windows would send it Ctrl-C")
-
-    monkeypatch.setattr(guard, "Path", lambda path: tmp_path / "no" / "proc" / "here")
-    monkeypatch.setattr(guard, "os", SimpleNamespace(name="nt", kill=kill))
-    assert is_alive(os.getpid())
 
 
 def test_a_class_offers_its_connection_or_none() -> None:

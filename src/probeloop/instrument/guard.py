@@ -17,7 +17,6 @@ import select
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..bus.event import EventWriter
 from ..bus.heartbeat import Heartbeat, Pulse
@@ -25,6 +24,7 @@ from ..bus.node import Bus
 from ..data.clock import Clock, MonotonicClock
 from ..data.control import Remark, Scalar, StateChange
 from ..data.driver import SafePort
+from ..data.processes import is_alive
 from .journal import EventJournal, Journal
 
 PERIOD = 0.1  # [s]
@@ -285,22 +285,3 @@ def guard_connection(instrument_class: type, *arguments: object) -> Connect | No
 def _seen(pulse: Pulse, process: str) -> Seen | None:
     beat = pulse.read(process)
     return None if beat is None else Seen(beat[1], is_alive(beat[1]), beat[2], pulse.mark(process))
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process runs (a zombie does not); True where that can't be asked."""
-    status = Path(f"/proc/{pid}/stat")
-    if status.parent.parent.joinpath("self").exists():
-        try:
-            return status.read_text().rpartition(")")[2].split()[0] not in "ZX"
-        except (OSError, IndexError):
-            return False
-    if os.name != "posix":  # Windows would send signal 0 as Ctrl-C: there only the silence of its pulse tells
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

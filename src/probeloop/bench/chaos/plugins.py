@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...data import control
-from ...instrument.guard import is_alive
+from ...data.processes import is_alive
 from .leftovers import processes_of
 from .outcome import Fault, Outcome, survivors
 from .rig import PLUGINS, ChaosRig, Late
