@@ -177,6 +177,7 @@ class ChunkedArray:
         self.dirty.discard(chunk)
         if close:
             self._spare = self.open.pop(chunk)
+            self._folders.discard(path.parent)  # often the chunk's own: kept, they would be a megabyte a minute
 
     def write_dirty(self) -> Iterator[int]:
         """Write every changed chunk, oldest first, and name each when it is in place."""
@@ -188,6 +189,7 @@ class ChunkedArray:
         """Keep no chunk in memory that is on disk and has a number below `before`."""
         for chunk in [chunk for chunk in self.open if chunk < before and chunk not in self.dirty]:
             del self.open[chunk]
+            self._folders.discard(self.key(chunk).parent)
 
     def forget_folders(self) -> None:
         """The tree is made anew: no folder is known to exist."""
