@@ -93,6 +93,15 @@ def running(rig_id: str, driver: FakeDriver, **options: Any) -> Iterator[Rig]:
     assert driver.values["blanked"]
 
 
+def scanning(rig: Rig) -> Accepted:
+    """Begin a scan; return what was said to it once it is under way."""
+    rig.take()
+    rig.done(rig.send(c.Unblank()))
+    reply: Accepted = rig.send(SLOW_SCAN)
+    rig.until(control.Generation, command_id=reply.id)
+    return reply
+
+
 def test_frames_come_in_order_with_their_generation_announced(rig_id: str) -> None:
     with running(rig_id, FakeDriver(modality="stem")) as rig:
         frames = Subscriber(rig.bus, "camera", "lossless")
@@ -169,10 +178,7 @@ def test_only_one_holds_control_and_the_operator_takes_it(rig_id: str) -> None:
 def test_pause_holds_and_parks_resume_goes_on(rig_id: str) -> None:
     driver = FakeDriver(modality="stem", clock=VirtualClock(pace=4.0), limits=FREE)
     with running(rig_id, driver) as rig:
-        rig.take()
-        rig.done(rig.send(c.Unblank()))
-        reply = rig.send(SLOW_SCAN)
-        rig.until(control.Generation, command_id=reply.id)
+        reply = scanning(rig)
         rig.ask(c.Pause())
         clock = MonotonicClock()
         for _ in range(20):
@@ -191,10 +197,7 @@ def test_pause_holds_and_parks_resume_goes_on(rig_id: str) -> None:
 def test_abort_ends_a_scan_and_nothing_else(rig_id: str) -> None:
     driver = FakeDriver(modality="stem", clock=VirtualClock(pace=1.0), limits=FREE)
     with running(rig_id, driver) as rig:
-        rig.take()
-        rig.done(rig.send(c.Unblank()))
-        reply = rig.send(SLOW_SCAN)
-        rig.until(control.Generation, command_id=reply.id)
+        reply = scanning(rig)
         rig.ask(control.Abort("enough"))
         result = rig.done(reply)
         assert (result.aborted, result.stopped) == (True, False)
@@ -205,10 +208,7 @@ def test_abort_ends_a_scan_and_nothing_else(rig_id: str) -> None:
 def test_the_end_of_a_scan_that_stop_cut_off_says_so_before_the_stop_is_told(rig_id: str) -> None:
     driver = FakeDriver(modality="stem", clock=VirtualClock(pace=1.0), limits=FREE)
     with running(rig_id, driver) as rig:
-        rig.take()
-        rig.done(rig.send(c.Unblank()))
-        reply = rig.send(SLOW_SCAN)
-        rig.until(control.Generation, command_id=reply.id)
+        reply = scanning(rig)
         assert isinstance(rig.ask(c.Stop("enough")), Accepted)
         result = rig.done(reply)
         assert (result.aborted, result.stopped) == (True, True)
